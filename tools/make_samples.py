@@ -94,7 +94,7 @@ RECIPES = (
 def speak(recipe: Recipe) -> np.ndarray[Any, np.dtype[np.int16]]:
     """Say the recipe's text; returns mono int16 samples at ``SAMPLE_RATE``."""
     import soxr
-    from hibari import Hibari
+    from hibari import Hibari  # pyright: ignore[reportMissingImports] -- see the docstring above
 
     tts = Hibari()
     silence = np.zeros(int(SENTENCE_PAUSE_S * SAMPLE_RATE), np.float32)
