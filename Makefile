@@ -48,7 +48,8 @@ format: $(VENV)/.dev ## Mend formatting and what ruff can mend safely
 	@$(BIN)/ruff format .
 
 docs: $(VENV)/.dev ## Write the API reference into site/
-	@$(BIN)/pdoc --docformat google --output-directory site ray_whisper_streaming
+	@$(BIN)/pdoc --docformat google --output-directory site ray_whisper_streaming \
+		$(if $(wildcard src/whisper_online.py),whisper_online)
 	@echo "site/index.html"
 
 # A lock file for every platform and every Python from 3.10 on; markers choose. No address of a registry in it.
