@@ -18,6 +18,8 @@ ifneq ($(UV),)
 INSTALL := $(UV) pip install --quiet --python $(BIN)/python
 else
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# An environment that uv made earlier has no pip.
+NEED_PIP := $(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
 endif
 
 # The project itself: nothing to fetch, its build backend is among the pinned packages.
@@ -69,7 +71,8 @@ lock: $(LOCK_UV) ## Renew the pinned files in requirements/
 		--output-file requirements/dev.txt
 
 $(BIN)/uv: | $(VENV)/.python
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(NEED_PIP)
+	@$(INSTALL) uv
 
 clean: ## Remove the environment, caches and what was built
 	rm -rf $(VENV) site dist build .pytest_cache .ruff_cache .hypothesis .import_linter_cache
@@ -91,12 +94,14 @@ endif
 # Both stamps hang on pyproject.toml too: entry points and version come from there.
 $(VENV)/.run: requirements/run.txt pyproject.toml | $(VENV)/.python
 	@echo "Installing the pinned packages into $(VENV) (once) ..."
+	@$(NEED_PIP)
 	@$(INSTALL) $(PINNED) -r requirements/run.txt
 	@$(INSTALL_PROJECT)
 	@touch $@
 
 $(VENV)/.dev: requirements/dev.txt pyproject.toml | $(VENV)/.python
 	@echo "Installing the pinned packages and development tools into $(VENV) (once) ..."
+	@$(NEED_PIP)
 	@$(INSTALL) $(PINNED) -r requirements/dev.txt
 	@$(INSTALL_PROJECT)
 	@touch $(VENV)/.run $@

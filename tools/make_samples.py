@@ -2,8 +2,8 @@
 
 Needs a text-to-speech engine that the project itself does not depend on; use a throw-away environment::
 
-    python3 -m venv /tmp/tts && /tmp/tts/bin/pip install hibari-tts==0.2.1 av soxr
-    /tmp/tts/bin/python tools/make_samples.py
+    python3 -m venv build/tts && build/tts/bin/pip install hibari-tts==0.2.1 av soxr
+    build/tts/bin/python tools/make_samples.py
 
 Everything random is seeded. ``make_samples.py --check`` (in the development environment) transcribes the
 recordings with the embedded ``tiny.en`` model and prints the word error rate of each.
