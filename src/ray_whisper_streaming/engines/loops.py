@@ -1,0 +1,78 @@
+"""Whisper's typical failure: it says the same thing over and over. Found and cut in the tokens, before
+alignment.
+
+Cutting first matters: an alignment is monotone over all tokens, so a looping tail pushes the real words to
+earlier times.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+
+__all__ = ["MAX_COMPRESSION_RATIO", "compression_ratio", "cut_loops"]
+
+MAX_LOOP_TOKENS = 8
+"""Longest repeated piece looked for. Whisper's loops are mostly a word or a short sentence."""
+
+SHORT_LOOP_TOKENS = 3
+"""Pieces up to this long are a word with its punctuation ("no,"): people do repeat these."""
+
+SHORT_REPEATS = 4
+"""Copies in a row of a short piece that are still taken for speech ("no, no, no, no")."""
+
+LONG_REPEATS = 2
+"""The same for longer pieces: three equal sentences of four words or more in one window are a loop. (A limit
+of two for pieces of three tokens cut real speech in a trial.)"""
+
+KEPT_COPIES = 1
+"""Copies kept of what was found to be a loop: it was probably said once."""
+
+MAX_COMPRESSION_RATIO = 2.4
+"""Text that zlib shrinks more than this repeats itself (the threshold of OpenAI's reference decoder)."""
+
+
+def cut_loops(tokens: Sequence[int]) -> list[int]:
+    """The tokens with every loop cut down to its first copy.
+
+    A loop is the same piece of 1 to `MAX_LOOP_TOKENS` tokens more than `SHORT_REPEATS` (or `LONG_REPEATS`)
+    times in a row. An incomplete copy behind the last one goes with it. What follows a loop stays. Equal
+    input is returned where there is none.
+    """
+    kept: list[int] = []
+    position = 0
+    while position < len(tokens):
+        length, copies = _loop_at(tokens, position)
+        if not length:
+            kept.append(tokens[position])
+            position += 1
+            continue
+        piece = tokens[position : position + length]
+        kept.extend([*piece] * KEPT_COPIES)
+        position += length * copies
+        while position < len(tokens) and tokens[position] == tokens[position - length]:
+            position += 1
+    return kept
+
+
+def _loop_at(tokens: Sequence[int], start: int) -> tuple[int, int]:
+    """Length of the shortest piece that loops from ``start`` on and how many whole copies there are, or
+    zeros.
+    """
+    for length in range(1, MAX_LOOP_TOKENS + 1):
+        allowed = SHORT_REPEATS if length <= SHORT_LOOP_TOKENS else LONG_REPEATS
+        if start + length * (allowed + 1) > len(tokens):
+            continue
+        end = start + length
+        while end < len(tokens) and tokens[end] == tokens[end - length]:
+            end += 1
+        copies = (end - start) // length
+        if copies > allowed:
+            return length, copies
+    return 0, 0
+
+
+def compression_ratio(text: str) -> float:
+    """Length of the text over its zlib length, in bytes of UTF-8; 0.0 for an empty text."""
+    raw = text.encode("utf-8")
+    return len(raw) / len(zlib.compress(raw)) if raw else 0.0

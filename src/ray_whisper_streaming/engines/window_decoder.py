@@ -1,0 +1,320 @@
+"""Decodes a batch of windows of different streams: encode once, generate, cut loops, align on the same
+encoder output.
+
+Everything that may differ between streams differs per window: language, task, context, forced prefix. What
+the model runtime needs equal inside one call is sorted out here, by sub-groups. The runtime itself stands
+behind `Backend`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+
+from ray_whisper_streaming.core.jobs import Task
+from ray_whisper_streaming.core.transcript import Word
+from ray_whisper_streaming.engines.loops import MAX_COMPRESSION_RATIO, compression_ratio, cut_loops
+from ray_whisper_streaming.engines.mel import FRAMES_PER_S, Float32, pad_frames
+from ray_whisper_streaming.engines.tokens import (
+    TextTokenizer,
+    context_tokens,
+    prefix_tokens,
+    token_cap,
+    whole_characters,
+)
+from ray_whisper_streaming.engines.words import Alignment, words_of
+
+__all__ = ["MAX_WINDOW_S", "Backend", "Decoded", "Generated", "Window", "WindowDecoder"]
+
+MAX_WINDOW_S = 30
+"""The longest window, and the one Whisper was trained on: what went wrong in a shorter one is decoded once
+more in it."""
+
+RETRY_SHARE = 4
+"""At most one window in so many of a batch is decoded again (but always one), so that a retry can't double
+the latency."""
+
+DEFAULT_LANGUAGE = "en"
+"""Where detection has nothing to go by: no language allowed is one the model knows."""
+
+_LEAST_PROBABILITY = 1e-10
+"""Keeps the logarithm finite."""
+
+Encoded = TypeVar("Encoded")
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """What the decoder made of one window.
+
+    Attributes:
+        tokens: with the forced prefix, without the end of text.
+        no_speech_probability: of the no-speech token at the start of transcript.
+    """
+
+    tokens: list[int]
+    no_speech_probability: float
+
+
+class Backend(Protocol[Encoded]):
+    """A Whisper model in some runtime. ``Encoded`` is its encoder output for a batch."""
+
+    @property
+    def multilingual(self) -> bool:
+        """Whether it knows languages other than English, and translation."""
+        ...
+
+    @property
+    def mel_bands(self) -> int:
+        """Mel bands it takes: 80 or 128."""
+        ...
+
+    def encode(self, mel: Float32) -> Encoded:
+        """Encode spectrograms of shape (batch, bands, frames)."""
+        ...
+
+    def take(self, encoded: Encoded, rows: Sequence[int]) -> Encoded:
+        """Some rows of an encoder output, as a batch of their own; all of them in order is the output
+        itself.
+        """
+        ...
+
+    def detect_languages(self, encoded: Encoded) -> list[dict[str, float]]:
+        """Probability of each language, for each row."""
+        ...
+
+    def generate(
+        self,
+        encoded: Encoded,
+        prompts: Sequence[Sequence[int]],
+        prefixes: Sequence[Sequence[int]],
+        *,
+        max_tokens: int,
+        beam_size: int,
+        suppress_blank: bool,
+    ) -> list[Generated]:
+        """Decode each row behind its prompt (of equal length) and prefix (of any); at most ``max_tokens``,
+        prefix included.
+        """
+        ...
+
+    def align(
+        self,
+        encoded: Encoded,
+        start_sequence: Sequence[int],
+        texts: Sequence[Sequence[int]],
+        frames: Sequence[int],
+    ) -> list[Alignment]:
+        """When each token of each row's text was said, given how many mel frames of the row are audio."""
+        ...
+
+    def tokenizer(self, language: str, task: Task) -> TextTokenizer:
+        """The tokenizer for a language and task."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """One window to decode.
+
+    Attributes:
+        mel: log-mel, shape (bands, frames), as long as its audio.
+        language: code, or None: detect it.
+        allowed_languages: what detection may answer; empty means any.
+        task: transcribe, or translate into English.
+        context: text before the window.
+        hotwords: terms to favour.
+        prefix: text the answer must begin with.
+    """
+
+    mel: Float32 = field(repr=False)
+    language: str | None
+    allowed_languages: tuple[str, ...] = ()
+    task: Task = "transcribe"
+    context: str = field(default="", repr=False)
+    hotwords: str = field(default="", repr=False)
+    prefix: str = field(default="", repr=False)
+
+    @property
+    def frames(self) -> int:
+        """Frames of audio."""
+        return self.mel.shape[1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoded:
+    """What was made of one window; the fields are those of `core.jobs.Result`. Times from the window's
+    start.
+    """
+
+    words: tuple[Word, ...]
+    language: str
+    language_probability: float
+    no_speech_probability: float
+    average_log_probability: float
+    compression_ratio: float
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Hypothesis(Generic[Encoded]):
+    """Tokens of one window that are not aligned yet, and where its encoder output stands."""
+
+    window: Window
+    encoded: Encoded
+    row: int
+    tokenizer: TextTokenizer
+    language_probability: float
+    tokens: list[int]
+    forced: int
+    no_speech_probability: float
+    ratio: float
+    looped: bool
+    truncated: bool
+
+    @property
+    def odd(self) -> bool:
+        """Whether it looks like a failure of the short window rather than like speech."""
+        return self.looped or self.truncated or self.ratio > MAX_COMPRESSION_RATIO
+
+
+class WindowDecoder(Generic[Encoded]):
+    """Decodes batches of windows with a backend. Used by one thread at a time."""
+
+    def __init__(self, backend: Backend[Encoded], languages: frozenset[str]) -> None:
+        """`languages`: codes the model knows."""
+        self._backend = backend
+        self._languages = languages
+
+    def decode(
+        self, windows: Sequence[Window], *, window_s: int, beam_size: int = 1, suppress_blank: bool = True
+    ) -> list[Decoded]:
+        """Decode windows of at most ``window_s`` seconds, padded to that length.
+
+        A window that looped, compressed too well or hit the token cap is decoded once more, padded to 30 s;
+        at most every fourth window of the batch. But for that limit each result is what it would be alone.
+        """
+        found = self._generate(windows, window_s, beam_size, suppress_blank)
+        if window_s < MAX_WINDOW_S:
+            odd = [index for index, hypothesis in enumerate(found) if hypothesis.odd]
+            odd = odd[: max(1, len(windows) // RETRY_SHARE)]
+            again = [replace(windows[index], language=found[index].tokenizer.language_code) for index in odd]
+            if again:
+                second = self._generate(again, MAX_WINDOW_S, beam_size, suppress_blank)
+                for index, hypothesis in zip(odd, second, strict=True):
+                    if not hypothesis.odd or hypothesis.ratio < found[index].ratio:
+                        found[index] = replace(
+                            hypothesis, language_probability=found[index].language_probability
+                        )
+        return self._align(found)
+
+    def _generate(
+        self, windows: Sequence[Window], window_s: int, beam_size: int, suppress_blank: bool
+    ) -> list[_Hypothesis[Encoded]]:
+        frames = window_s * FRAMES_PER_S
+        encoded = self._backend.encode(np.stack([pad_frames(window.mel, frames) for window in windows]))
+        languages = self._languages_of(windows, encoded)
+        tokenizers = [
+            self._backend.tokenizer(language, window.task)
+            for window, (language, _) in zip(windows, languages, strict=True)
+        ]
+        contexts = [
+            context_tokens(tokenizer, window.hotwords, window.context)
+            for tokenizer, window in zip(tokenizers, windows, strict=True)
+        ]
+        # The start of transcript must stand at the same position in every prompt of a call.
+        by_length: defaultdict[int, list[int]] = defaultdict(list)
+        for row, context in enumerate(contexts):
+            by_length[len(context)].append(row)
+        found: dict[int, _Hypothesis[Encoded]] = {}
+        for rows in by_length.values():
+            prefixes = [prefix_tokens(tokenizers[row], windows[row].prefix) for row in rows]
+            caps = [token_cap(languages[row][0], windows[row].frames / FRAMES_PER_S) for row in rows]
+            generated = self._backend.generate(
+                self._backend.take(encoded, rows),
+                [
+                    [*contexts[row], *tokenizers[row].sot_sequence, tokenizers[row].no_timestamps]
+                    for row in rows
+                ],
+                prefixes,
+                max_tokens=max(caps),
+                beam_size=beam_size,
+                suppress_blank=suppress_blank,
+            )
+            for row, prefix, cap, answer in zip(rows, prefixes, caps, generated, strict=True):
+                tokenizer = tokenizers[row]
+                whole = whole_characters(tokenizer, answer.tokens[:cap])
+                tokens = cut_loops(whole)
+                found[row] = _Hypothesis(
+                    window=windows[row],
+                    encoded=encoded,
+                    row=row,
+                    tokenizer=tokenizer,
+                    language_probability=languages[row][1],
+                    tokens=tokens,
+                    forced=len(prefix),
+                    no_speech_probability=answer.no_speech_probability,
+                    ratio=compression_ratio(tokenizer.decode(tokens)),
+                    looped=len(tokens) < len(whole),
+                    truncated=len(answer.tokens) >= cap,
+                )
+        return [found[row] for row in range(len(windows))]
+
+    def _languages_of(self, windows: Sequence[Window], encoded: Encoded) -> list[tuple[str, float]]:
+        """Language and its probability for each window."""
+        if not self._backend.multilingual:
+            return [(DEFAULT_LANGUAGE, 1.0)] * len(windows)
+        languages = [(window.language or DEFAULT_LANGUAGE, 1.0) for window in windows]
+        unknown = [row for row, window in enumerate(windows) if window.language is None]
+        if unknown:
+            detected = self._backend.detect_languages(self._backend.take(encoded, unknown))
+            for row, probabilities in zip(unknown, detected, strict=True):
+                allowed = (set(windows[row].allowed_languages) or self._languages) & probabilities.keys()
+                # The probability is Whisper's, over all languages: a low one says that none of those allowed
+                # fits.
+                best = max(sorted(allowed), key=probabilities.__getitem__, default=DEFAULT_LANGUAGE)
+                languages[row] = (best, probabilities.get(best, 0.0))
+        return languages
+
+    def _align(self, found: Sequence[_Hypothesis[Encoded]]) -> list[Decoded]:
+        # One call takes one encoder output and one language and task.
+        groups: defaultdict[tuple[int, tuple[int, ...]], list[int]] = defaultdict(list)
+        for index, hypothesis in enumerate(found):
+            if hypothesis.tokens:
+                groups[id(hypothesis.encoded), tuple(hypothesis.tokenizer.sot_sequence)].append(index)
+        alignments: dict[int, Alignment] = {}
+        for (_, start), indices in groups.items():
+            members = [found[index] for index in indices]
+            aligned = self._backend.align(
+                self._backend.take(members[0].encoded, [member.row for member in members]),
+                start,
+                [member.tokens for member in members],
+                [member.window.frames for member in members],
+            )
+            alignments.update(zip(indices, aligned, strict=True))
+        return [_decoded(hypothesis, alignments.get(index)) for index, hypothesis in enumerate(found)]
+
+
+def _decoded(hypothesis: _Hypothesis[Encoded], alignment: Alignment | None) -> Decoded:
+    words: list[Word] = []
+    free = np.empty(0)
+    if alignment is not None:
+        words = words_of(hypothesis.tokenizer, hypothesis.tokens, alignment)
+        # The alignment's own pass gives each token's probability; those of forced tokens say nothing about
+        # the decoder.
+        free = alignment.probabilities[hypothesis.forced :]
+    return Decoded(
+        words=tuple(words),
+        language=hypothesis.tokenizer.language_code,
+        language_probability=hypothesis.language_probability,
+        no_speech_probability=hypothesis.no_speech_probability,
+        average_log_probability=float(np.log(np.maximum(free, _LEAST_PROBABILITY)).mean())
+        if len(free)
+        else 0.0,
+        compression_ratio=hypothesis.ratio,
+        truncated=hypothesis.truncated,
+    )

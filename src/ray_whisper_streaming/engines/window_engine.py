@@ -1,0 +1,250 @@
+"""What every engine does that decodes with Whisper in windows: check jobs, compute mel, form groups, contain
+failures.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from ray_whisper_streaming.core.jobs import (
+    SAMPLE_RATE,
+    WINDOW_BUCKETS_S,
+    DecodeOptions,
+    Failure,
+    Job,
+    Outcome,
+    Result,
+    Timings,
+)
+from ray_whisper_streaming.engines.base import EngineCapabilities
+from ray_whisper_streaming.engines.mel import HOP, MelCache
+from ray_whisper_streaming.engines.window_decoder import (
+    DEFAULT_LANGUAGE,
+    MAX_WINDOW_S,
+    Backend,
+    Decoded,
+    Window,
+    WindowDecoder,
+)
+from ray_whisper_streaming.errors import EngineError, NotReady
+
+__all__ = ["LoadedModel", "WindowEngine"]
+
+MAX_SAMPLES = MAX_WINDOW_S * SAMPLE_RATE
+
+_log = logging.getLogger(__name__)
+
+Encoded = TypeVar("Encoded")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel(Generic[Encoded]):
+    """A model in memory.
+
+    Attributes:
+        backend: what runs it.
+        device: ``"cpu"`` or ``"cuda"``.
+        languages: codes it knows.
+        max_batch_size: windows decoded in one call.
+    """
+
+    backend: Backend[Encoded]
+    device: str
+    languages: frozenset[str]
+    max_batch_size: int
+
+
+class WindowEngine(ABC, Generic[Encoded]):
+    """An `Engine` over a `Backend`; subclasses say how to load it. Used by one thread at a time.
+
+    Each job's result is the same alone and in any batch, but for the limit on second tries (see
+    `WindowDecoder.decode`).
+
+    Args:
+        name: of the engine, for results.
+        model: name, path or hub id, for results.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, name: str, model: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._name = name
+        self._model = model
+        self._clock = clock
+        self._loaded: LoadedModel[Encoded] | None = None
+        self._mel: MelCache | None = None
+        self._decoder: WindowDecoder[Encoded] | None = None
+
+    @abstractmethod
+    def _load(self) -> LoadedModel[Encoded]:
+        """Load the model."""
+
+    @property
+    def capabilities(self) -> EngineCapabilities:
+        """Known after `warm_up`; before, `NotReady` is raised."""
+        loaded = self._ready(self._loaded)
+        return EngineCapabilities(
+            name=self._name,
+            device=loaded.device,
+            multilingual=loaded.backend.multilingual,
+            max_batch_size=loaded.max_batch_size,
+            max_window_s=MAX_WINDOW_S,
+        )
+
+    def warm_up(self) -> None:
+        """Load the model and decode silence once in windows of each length. Safe to call twice.
+
+        Raises:
+            ModelNotFound: the model is not on this machine.
+        """
+        if self._loaded is not None:
+            return
+        loaded = self._load()
+        self._mel = MelCache(loaded.backend.mel_bands)
+        self._decoder = WindowDecoder(loaded.backend, loaded.languages)
+        self._loaded = loaded
+        # On a GPU the first run of each shape compiles kernels; on a CPU one run is enough to touch all
+        # weights.
+        for window_s in WINDOW_BUCKETS_S if loaded.device != "cpu" else WINDOW_BUCKETS_S[:1]:
+            options = DecodeOptions(window_s=window_s)
+            second = Job(
+                job_id="warm-up", stream_id="warm-up", audio=np.zeros(SAMPLE_RATE, np.int16), options=options
+            )
+            self.transcribe([second])
+
+    def transcribe(self, jobs: Sequence[Job]) -> list[Outcome]:
+        """Decode the jobs: one outcome per job, in their order.
+
+        Jobs of different windows or options are decoded one group after the other. A job that can't be
+        decoded becomes a `Failure` alone: one that asks for the impossible can't be retried; one the runtime
+        failed on can.
+
+        Raises:
+            NotReady: before `warm_up` or after `close`.
+        """
+        loaded = self._ready(self._loaded)
+        started = self._clock()
+        outcomes: dict[int, Outcome] = {}
+        groups: defaultdict[tuple[int, DecodeOptions], list[int]] = defaultdict(list)
+        for index, job in enumerate(jobs):
+            problem = _problem(job, loaded)
+            if problem:
+                outcomes[index] = _failure(job, problem, retryable=False)
+            elif len(job.audio) < HOP:
+                outcomes[index] = Result(
+                    job_id=job.job_id, language=job.language or DEFAULT_LANGUAGE, language_probability=0.0
+                )
+            else:
+                # Audio longer than the window asked for gets the window it needs.
+                groups[max(job.window_s, math.ceil(job.audio_s)), job.options].append(index)
+        for (window_s, options), indices in groups.items():
+            for first in range(0, len(indices), loaded.max_batch_size):
+                piece = indices[first : first + loaded.max_batch_size]
+                decoded = self._decode([jobs[index] for index in piece], window_s, options)
+                outcomes.update(zip(piece, decoded, strict=True))
+        timings = Timings(inference_s=self._clock() - started, batch_size=len(jobs))
+        return [self._signed(outcomes[index], timings) for index in range(len(jobs))]
+
+    def close(self) -> None:
+        """Free the model. Safe to call twice."""
+        self._loaded = self._decoder = self._mel = None
+
+    def _decode(self, jobs: Sequence[Job], window_s: int, options: DecodeOptions) -> list[Outcome]:
+        try:
+            decoded = self._ready(self._decoder).decode(
+                [self._window(job) for job in jobs],
+                window_s=window_s,
+                beam_size=options.beam_size,
+                suppress_blank=options.suppress_blank,
+            )
+        except Exception as error:
+            if len(jobs) == 1:
+                # The runtimes raise RuntimeError and ValueError with texts of their own; others might quote
+                # data.
+                told = f": {error}" if isinstance(error, (RuntimeError, ValueError)) else ""
+                return [
+                    _failure(jobs[0], f"decoding failed with {type(error).__name__}{told}", retryable=True)
+                ]
+            _log.warning("a batch of %d failed with %s; decoding one by one", len(jobs), type(error).__name__)
+            return [outcome for job in jobs for outcome in self._decode([job], window_s, options)]
+        return [_result(job, item) for job, item in zip(jobs, decoded, strict=True)]
+
+    def _window(self, job: Job) -> Window:
+        return Window(
+            mel=self._ready(self._mel).log_mel(job.stream_id, job.start_sample, job.audio),
+            language=job.language,
+            allowed_languages=job.allowed_languages,
+            task=job.task,
+            context=job.context,
+            hotwords=job.hotwords,
+            prefix=job.prefix,
+        )
+
+    def _signed(self, outcome: Outcome, timings: Timings) -> Outcome:
+        if isinstance(outcome, Failure):
+            return outcome
+        return replace(outcome, timings=timings, engine=self._name, model=self._model)
+
+    def _ready(self, part: _Part | None) -> _Part:
+        if part is None:
+            raise NotReady(f"engine {self._name} has no model loaded; call warm_up()")
+        return part
+
+
+_Part = TypeVar("_Part")
+
+
+def _problem(job: Job, loaded: LoadedModel[Encoded]) -> str:
+    """Why a job can't be decoded, or an empty text."""
+    if not _is_pcm(job.audio):
+        return "audio must be an int16 array of one dimension"
+    if len(job.audio) > MAX_SAMPLES:
+        return f"audio of {job.audio_s:.1f} s is longer than {MAX_WINDOW_S} s"
+    if not 1 <= job.window_s <= MAX_WINDOW_S:
+        return f"a window of {job.window_s} s; it must be 1 to {MAX_WINDOW_S} s"
+    if job.options.beam_size < 1:
+        return f"beam_size is {job.options.beam_size}; it must be 1 or more"
+    if not loaded.backend.multilingual:
+        if job.language not in (None, DEFAULT_LANGUAGE):
+            return f"language {job.language!r}: this model knows English alone"
+        if job.task != "transcribe":
+            return "translation needs a multilingual model"
+    elif job.language is not None and job.language not in loaded.languages:
+        return f"language {job.language!r} is not one this model knows"
+    if job.task not in ("transcribe", "translate"):
+        return f"task {job.task!r} is neither transcribe nor translate"
+    return ""
+
+
+def _is_pcm(audio: Any) -> bool:
+    if not isinstance(audio, np.ndarray):
+        return False
+    samples = cast(npt.NDArray[Any], audio)
+    return samples.dtype == np.int16 and samples.ndim == 1
+
+
+def _failure(job: Job, message: str, *, retryable: bool) -> Failure:
+    return Failure(job_id=job.job_id, error=EngineError(message, job_id=job.job_id, retryable=retryable))
+
+
+def _result(job: Job, decoded: Decoded) -> Result:
+    offset_s = job.start_sample / SAMPLE_RATE
+    return Result(
+        job_id=job.job_id,
+        words=tuple(word.shifted(offset_s) for word in decoded.words),
+        language=decoded.language,
+        language_probability=decoded.language_probability,
+        no_speech_probability=decoded.no_speech_probability,
+        average_log_probability=decoded.average_log_probability,
+        compression_ratio=decoded.compression_ratio,
+        truncated=decoded.truncated,
+    )
