@@ -1,1 +1,83 @@
-"""Many live audio streams into text with a shared pool of Whisper workers."""
+"""Many live audio streams, one pool of Whisper workers.
+
+Start with `Pool` (or `AsyncPool`): open streams on it, push audio, read events.
+"""
+
+from __future__ import annotations
+
+from ray_whisper_streaming.api import AsyncLiveStream, AsyncPool, LiveStream, Pool, make_recognizer
+from ray_whisper_streaming.core.events import (
+    Committed,
+    Event,
+    Final,
+    Flushed,
+    JobFailed,
+    LanguageDetected,
+    Partial,
+    SpeechEnded,
+    SpeechStarted,
+    StreamFailed,
+)
+from ray_whisper_streaming.core.options import EndpointingOptions, StreamOptions, TrimmingOptions
+from ray_whisper_streaming.core.transcript import Segment, Word
+from ray_whisper_streaming.errors import (
+    AudioError,
+    ConfigurationError,
+    EngineError,
+    EngineTimeout,
+    InvalidState,
+    ModelNotFound,
+    NotReady,
+    Overloaded,
+    PoolError,
+    ProtocolError,
+    RayWhisperError,
+    StartupTimeout,
+    StreamClosed,
+    TranscriptionError,
+    WorkerDied,
+)
+from ray_whisper_streaming.pool.base import PoolStats, Recognizer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AsyncLiveStream",
+    "AsyncPool",
+    "AudioError",
+    "Committed",
+    "ConfigurationError",
+    "EndpointingOptions",
+    "EngineError",
+    "EngineTimeout",
+    "Event",
+    "Final",
+    "Flushed",
+    "InvalidState",
+    "JobFailed",
+    "LanguageDetected",
+    "LiveStream",
+    "ModelNotFound",
+    "NotReady",
+    "Overloaded",
+    "Partial",
+    "Pool",
+    "PoolError",
+    "PoolStats",
+    "ProtocolError",
+    "RayWhisperError",
+    "Recognizer",
+    "Segment",
+    "SpeechEnded",
+    "SpeechStarted",
+    "StartupTimeout",
+    "StreamClosed",
+    "StreamFailed",
+    "StreamOptions",
+    "TranscriptionError",
+    "TrimmingOptions",
+    "Word",
+    "WorkerDied",
+    "__version__",
+    "make_recognizer",
+]

@@ -1,0 +1,379 @@
+"""The library's front door: a pool of workers, and any number of live streams that share it.
+
+    from ray_whisper_streaming import Pool
+
+    with Pool("tiny.en") as pool, pool.stream() as stream:
+        for samples in microphone():          # int16 or float arrays
+            stream.push(samples)
+            for event in stream.waiting():
+                print(event)
+
+`AsyncPool` has the same verbs for asyncio. A `Pool` runs an event loop of its own in a thread and forwards to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from dataclasses import replace
+from functools import partial
+from types import TracebackType
+from typing import Any, Literal, TypeAlias, TypeVar
+
+import numpy.typing as npt
+
+from ray_whisper_streaming.core.events import Event
+from ray_whisper_streaming.core.options import StreamOptions, check_choice
+from ray_whisper_streaming.driver import DrivenStream, StreamDriver
+from ray_whisper_streaming.engines.base import EngineFactory
+from ray_whisper_streaming.errors import NotReady, RayWhisperError, StreamClosed
+from ray_whisper_streaming.media import AudioConverter
+from ray_whisper_streaming.pool.base import PoolStats, Recognizer
+
+__all__ = ["AsyncLiveStream", "AsyncPool", "Backend", "LiveStream", "Pool", "make_recognizer"]
+
+Backend: TypeAlias = Literal["auto", "local", "ray"]
+Samples: TypeAlias = npt.ArrayLike | bytes | bytearray | memoryview
+T = TypeVar("T")
+
+
+def make_recognizer(
+    model: str = "tiny.en",
+    *,
+    backend: Backend = "auto",
+    device: str = "auto",
+    compute_type: str = "auto",
+    workers: int | None = None,
+    max_worker_count: int | None = None,
+    engine_factory: EngineFactory | None = None,
+    job_timeout_s: float = 60.0,
+) -> Recognizer:
+    """A pool of workers as the options say; not started yet.
+
+    Args:
+        model: name (``tiny.en`` and ``base`` come with the extra ``models``), path or hub id.
+        backend: ``"local"``: threads of this process. ``"ray"``: actors of a Ray cluster, one per GPU. ``"auto"``:
+            Ray where Ray is initialised already, else local.
+        device: ``"cpu"``, ``"cuda"``, or ``"auto"``: CUDA where the worker has it.
+        compute_type: CTranslate2's name for the numbers computed with; ``"auto"``: int8 on a CPU, float16 on CUDA.
+        workers: how many; None: one per GPU, or one using all cores.
+        max_worker_count: at most so many.
+        engine_factory: makes another engine than CTranslate2's.
+        job_timeout_s: a job that takes longer fails, and its worker is replaced.
+
+    Raises:
+        ConfigurationError: an unknown backend.
+    """
+    check_choice("backend", backend, ("auto", "local", "ray"))
+    if engine_factory is None:
+        from ray_whisper_streaming.engines.ctranslate2 import CTranslate2Engine
+
+        engine_factory = partial(CTranslate2Engine, model=model, device=device, compute_type=compute_type)
+    if backend == "ray" or (backend == "auto" and _ray_is_running()):
+        from ray_whisper_streaming.pool.ray_pool import RayPool
+
+        return RayPool(
+            engine_factory, workers=workers, max_worker_count=max_worker_count, job_timeout_s=job_timeout_s
+        )
+    from ray_whisper_streaming.pool.local import LocalPool
+
+    count = workers or 1
+    return LocalPool(
+        engine_factory, workers=min(count, max_worker_count or count), job_timeout_s=job_timeout_s
+    )
+
+
+def _ray_is_running() -> bool:
+    import sys
+
+    ray = sys.modules.get("ray")
+    return bool(ray and ray.is_initialized())
+
+
+class AsyncLiveStream:
+    """One live stream of an `AsyncPool`. Push audio, iterate its events; both at the same time, as a rule."""
+
+    def __init__(self, driven: DrivenStream, converter: AudioConverter) -> None:
+        self._driven = driven
+        self._converter = converter
+
+    @property
+    def stream_id(self) -> str:
+        """The stream's name."""
+        return self._driven.machine.stream_id
+
+    async def push(self, samples: Samples) -> None:
+        """Give the next samples, of the rate and channels the stream was opened with.
+
+        Waits while ``max_buffer_s`` of audio are waiting for the pool.
+
+        Args:
+            samples: int16, or floats of -1 to 1, shape (frames,) or (frames, channels); or bytes of int16.
+
+        Raises:
+            AudioError: samples that are no audio; the stream goes on without them.
+            StreamClosed: after `finish`, `close` or the terminal event.
+        """
+        await self._driven.push(self._converter.convert(samples))
+
+    async def flush(self, flush_id: str | None = None) -> str:
+        """Have everything pushed so far decoded and committed. A `Flushed` event with the id returned follows."""
+        flush_id = flush_id or f"flush-{next(_flush_numbers)}"
+        self._driven.flush(flush_id)
+        return flush_id
+
+    async def finish(self) -> None:
+        """No more audio will come; the events go on until the terminal one. Safe to call twice."""
+        if not self._driven.machine.over and not self._driven.closed:
+            tail = self._converter.flush()
+            if len(tail) and not self._driven.machine.ended:
+                await self._driven.push(tail)
+        self._driven.finish()
+
+    async def next_event(self) -> Event | None:
+        """The next event; None after the terminal one."""
+        return await self._driven.next_event()
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        """All events, until the terminal one (`Final` with ``end_of_stream``, or `StreamFailed`)."""
+        while (event := await self._driven.next_event()) is not None:
+            yield event
+
+    async def aclose(self) -> None:
+        """Give the stream up; without `finish`, undecoded audio is dropped. Safe to call twice."""
+        self._driven.close()
+
+    async def __aenter__(self) -> AsyncLiveStream:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
+
+
+class AsyncPool:
+    """A pool of Whisper workers for asyncio.
+
+    Args:
+        model: name, path or hub id; streams may name another only if the engine knows it.
+        recognizer: a pool made elsewhere, instead of one made from ``options``; it is not closed here.
+        options: see `make_recognizer`.
+    """
+
+    def __init__(
+        self,
+        model: str = "tiny.en",
+        *,
+        recognizer: Recognizer | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        **options: Any,
+    ) -> None:
+        self.model = model
+        self.recognizer: Recognizer = recognizer or make_recognizer(model, **options)
+        self._owned = recognizer is None
+        self._clock = clock
+        self._driver: StreamDriver | None = None
+        self._closed = False
+
+    async def start(self, timeout_s: float = 300.0) -> None:
+        """Start the workers and wait until they are warm. Safe to call twice.
+
+        Raises:
+            StartupTimeout: they were not in time.
+            ModelNotFound: the model is not on this machine.
+        """
+        if self._closed:
+            raise StreamClosed("the pool is closed")
+        if self._owned:
+            await asyncio.get_running_loop().run_in_executor(None, self.recognizer.start, timeout_s)
+        if self._driver is None:
+            self._driver = StreamDriver(self.recognizer, self.model, self._clock)
+
+    def stream(
+        self,
+        options: StreamOptions | None = None,
+        *,
+        stream_id: str | None = None,
+        sample_rate: int = 16_000,
+        channels: int = 1,
+        **changes: Any,
+    ) -> AsyncLiveStream:
+        """Open a stream.
+
+        Args:
+            options: how it is to be transcribed.
+            stream_id: its name in jobs and logs; must be unique in the pool.
+            sample_rate: of the samples that will be pushed, per second.
+            channels: of the samples that will be pushed; they are mixed down.
+            changes: fields of `StreamOptions`, over ``options``.
+
+        Raises:
+            ConfigurationError: an option has a value it can't have.
+            NotReady: before `start`.
+        """
+        if self._driver is None:
+            raise StreamClosed("the pool is closed") if self._closed else NotReady("start the pool first")
+        converter = AudioConverter(sample_rate, channels)
+        options = replace(options or StreamOptions(), **changes)
+        driven = self._driver.open(stream_id or f"stream-{next(_stream_numbers)}", options)
+        return AsyncLiveStream(driven, converter)
+
+    async def stats(self) -> PoolStats:
+        """What the pool did so far."""
+        return await self.recognizer.stats()
+
+    async def aclose(self) -> None:
+        """Close all streams, and stop the workers. Safe to call twice; leaves no process."""
+        self._closed = True
+        driver, self._driver = self._driver, None
+        if driver is not None:
+            await driver.aclose()
+        if self._owned:
+            await self.recognizer.aclose()
+
+    async def __aenter__(self) -> AsyncPool:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
+
+
+_stream_numbers = itertools.count(1)
+_flush_numbers = itertools.count(1)
+
+
+class LiveStream:
+    """One live stream of a `Pool`: `AsyncLiveStream` for programs without asyncio. Usable from several threads."""
+
+    def __init__(self, pool: Pool, inner: AsyncLiveStream) -> None:
+        self._pool = pool
+        self._inner = inner
+
+    @property
+    def stream_id(self) -> str:
+        """The stream's name."""
+        return self._inner.stream_id
+
+    def push(self, samples: Samples) -> None:
+        """See `AsyncLiveStream.push`."""
+        self._pool.run(self._inner.push(samples))
+
+    def flush(self, flush_id: str | None = None) -> str:
+        """See `AsyncLiveStream.flush`."""
+        return self._pool.run(self._inner.flush(flush_id))
+
+    def finish(self) -> None:
+        """See `AsyncLiveStream.finish`."""
+        self._pool.run(self._inner.finish())
+
+    def next_event(self, timeout_s: float | None = None) -> Event | None:
+        """The next event; None after the terminal one, or when none came within ``timeout_s`` seconds."""
+        return self._pool.run(_within(self._inner.next_event, timeout_s))
+
+    def waiting(self) -> Iterator[Event]:
+        """The events that are there now, without waiting."""
+        while (event := self.next_event(0.0)) is not None:
+            yield event
+
+    def __iter__(self) -> Iterator[Event]:
+        """All events, until the terminal one; waits for each. Push from another thread, or `finish` before."""
+        while (event := self.next_event()) is not None:
+            yield event
+
+    def close(self) -> None:
+        """See `AsyncLiveStream.aclose`."""
+        if self._pool.running:
+            self._pool.run(self._inner.aclose())
+
+    def __enter__(self) -> LiveStream:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+async def _within(wait: Callable[[], Coroutine[Any, Any, T]], timeout_s: float | None) -> T | None:
+    try:
+        return await asyncio.wait_for(wait(), timeout_s)
+    except asyncio.TimeoutError:
+        return None
+
+
+class Pool:
+    """A pool of Whisper workers for programs without asyncio; arguments as for `AsyncPool`."""
+
+    def __init__(self, model: str = "tiny.en", **options: Any) -> None:
+        self._inner = AsyncPool(model, **options)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def recognizer(self) -> Recognizer:
+        """The workers behind the pool."""
+        return self._inner.recognizer
+
+    @property
+    def running(self) -> bool:
+        """Whether the pool was started and not closed."""
+        return self._loop is not None
+
+    def start(self, timeout_s: float = 300.0) -> None:
+        """See `AsyncPool.start`."""
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(target=self._loop.run_forever, name="streams", daemon=True)
+            self._thread.start()
+        try:
+            self.run(self._inner.start(timeout_s))
+        except RayWhisperError:
+            self.close()
+            raise
+
+    def stream(self, options: StreamOptions | None = None, **settings: Any) -> LiveStream:
+        """Open a stream; arguments as for `AsyncPool.stream`."""
+
+        async def open_stream() -> AsyncLiveStream:
+            return self._inner.stream(options, **settings)
+
+        return LiveStream(self, self.run(open_stream()))
+
+    def stats(self) -> PoolStats:
+        """What the pool did so far."""
+        return self.run(self._inner.stats())
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the pool's event loop and wait for it.
+
+        Raises:
+            NotReady: the pool is not running.
+        """
+        loop = self._loop
+        if loop is None:
+            work.close()
+            raise NotReady("the pool is not running: call start(), or use it as a context manager")
+        return asyncio.run_coroutine_threadsafe(work, loop).result()
+
+    def close(self) -> None:
+        """See `AsyncPool.aclose`."""
+        loop, thread = self._loop, self._thread
+        if loop is None or thread is None:
+            return
+        try:
+            self.run(self._inner.aclose())
+        finally:
+            self._loop = self._thread = None
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+            loop.close()
+
+    def __enter__(self) -> Pool:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,153 @@
+"""How a stream is to be transcribed: every knob with its unit, its range and how to choose it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ray_whisper_streaming.core.jobs import DecodeOptions, Task
+from ray_whisper_streaming.core.languages import check_language
+from ray_whisper_streaming.errors import ConfigurationError
+
+__all__ = ["AUTO", "EndpointingOptions", "StreamOptions", "TrimmingOptions"]
+
+AUTO = "auto"
+"""The language option that means: detect it from the stream's own audio."""
+
+MAX_WINDOW_AUDIO_S = 28.0
+"""Audio in one window at most, seconds: Whisper takes 30, and a window cut flush loops."""
+
+
+def check_range(field_name: str, value: float, low: float, high: float = math.inf) -> None:
+    """Raise `ConfigurationError` unless ``low <= value <= high`` (NaN fails too)."""
+    if not low <= value <= high:
+        allowed = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+        raise ConfigurationError(field_name, value, allowed)
+
+
+def check_choice(field_name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise `ConfigurationError` unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise ConfigurationError(field_name, value, "one of " + ", ".join(choices))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointingOptions:
+    """When speech counts as begun and ended.
+
+    Attributes:
+        threshold: voice probability at which a silent stream starts to speak (0.5 is Silero's own default).
+            Raise it in noise.
+        release: voice probability below which a speaking stream falls silent; lower than ``threshold``, so that
+            one weak syllable doesn't end a word.
+        min_speech_s: voice shorter than this does not start an utterance: clicks.
+        min_silence_s: silence that ends an utterance. Shorter: faster finals, sentences cut in two.
+        start_padding_s: audio kept before the first voiced frame: soft consonants.
+        end_padding_s: audio kept behind the last voiced frame.
+    """
+
+    threshold: float = 0.5
+    release: float = 0.35
+    min_speech_s: float = 0.06
+    min_silence_s: float = 0.8
+    start_padding_s: float = 0.3
+    end_padding_s: float = 0.2
+
+    def __post_init__(self) -> None:
+        check_range("threshold", self.threshold, 0.01, 1.0)
+        check_range("release", self.release, 0.0, self.threshold)
+        check_range("min_speech_s", self.min_speech_s, 0.0, 10.0)
+        check_range("min_silence_s", self.min_silence_s, 0.05, 60.0)
+        check_range("start_padding_s", self.start_padding_s, 0.0, 5.0)
+        check_range("end_padding_s", self.end_padding_s, 0.0, self.min_silence_s)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrimmingOptions:
+    """How much decoded audio is decoded again: the price of a window is its length.
+
+    Attributes:
+        at: where a cut is preferred: behind a committed ``"word"``, ``"segment"`` or ``"sentence"``. Where none
+            is to be had in time, the next finer one is taken.
+        trim_after_s: a window longer than this is trimmed once something is committed.
+        keep_s: audio kept behind a cut, so that Whisper hears what led up to the next words.
+        hard_limit_s: a window this long is trimmed even if nothing could be committed.
+    """
+
+    at: Literal["word", "segment", "sentence"] = "word"
+    trim_after_s: float = 8.0
+    keep_s: float = 3.0
+    hard_limit_s: float = 24.0
+
+    def __post_init__(self) -> None:
+        check_choice("at", self.at, ("word", "segment", "sentence"))
+        check_range("keep_s", self.keep_s, 0.0, 25.0)
+        check_range("trim_after_s", self.trim_after_s, self.keep_s + 0.5, MAX_WINDOW_AUDIO_S)
+        check_range("hard_limit_s", self.hard_limit_s, self.trim_after_s, MAX_WINDOW_AUDIO_S)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamOptions:
+    """What one stream wants. Checked when made; every stream of a pool may have its own.
+
+    Attributes:
+        model: the model's name; None takes the pool's.
+        language: Whisper's code, or ``"auto"``: detected from the stream's own audio and kept once certain.
+        allowed_languages: what ``"auto"`` may answer; empty means any.
+        task: ``"transcribe"``, or ``"translate"`` into English.
+        prompt: text that could have stood before the first words: names, spelling, style.
+        hotwords: terms to favour through the whole stream.
+        context: give Whisper the committed text that was trimmed away. Helps long sentences, may carry a
+            mistake onwards.
+        policy: ``"cutoff"`` commits words that end ``commit_delay_s`` before the end of the audio after one pass;
+            ``"agreement"`` commits what ``agreement_passes`` passes in a row agree on (slower, for noisy audio).
+        commit_delay_s: see ``policy``. Smaller: earlier text, more half-heard words.
+        agreement_passes: see ``policy``; 2 is LocalAgreement-2 of whisper_streaming.
+        update_interval_s: new audio, in seconds, between two passes. Under load passes stretch by themselves.
+        voice_activity: listen for voice: silence sends no jobs, and utterances end by themselves.
+        endpointing: when speech begins and ends (used with ``voice_activity``).
+        trimming: how the window is kept short.
+        beam_size: 1 is greedy; 5 is slower by about a third of the decoder's time per beam.
+        max_utterance_s: a longer utterance is reported in parts, at sentence ends where possible.
+        max_buffer_s: audio waiting for the pool, in seconds; beyond it, pushing waits or is refused.
+        tenant: on whose account the stream runs; the pool is fair between tenants.
+    """
+
+    model: str | None = None
+    language: str = AUTO
+    allowed_languages: tuple[str, ...] = ()
+    task: Task = "transcribe"
+    prompt: str = ""
+    hotwords: str = ""
+    context: bool = False
+    policy: Literal["cutoff", "agreement"] = "cutoff"
+    commit_delay_s: float = 0.5
+    agreement_passes: int = 2
+    update_interval_s: float = 0.5
+    voice_activity: bool = True
+    endpointing: EndpointingOptions = field(default_factory=EndpointingOptions)
+    trimming: TrimmingOptions = field(default_factory=TrimmingOptions)
+    beam_size: int = 1
+    max_utterance_s: float = 60.0
+    max_buffer_s: float = 120.0
+    tenant: str = ""
+
+    def __post_init__(self) -> None:
+        if self.language != AUTO:
+            check_language("language", self.language)
+        for code in self.allowed_languages:
+            check_language("allowed_languages", code)
+        check_choice("task", self.task, ("transcribe", "translate"))
+        check_choice("policy", self.policy, ("cutoff", "agreement"))
+        check_range("commit_delay_s", self.commit_delay_s, 0.0, 10.0)
+        check_range("agreement_passes", self.agreement_passes, 2, 10)
+        check_range("update_interval_s", self.update_interval_s, 0.1, 20.0)
+        check_range("beam_size", self.beam_size, 1, 20)
+        check_range("max_utterance_s", self.max_utterance_s, 1.0)
+        check_range("max_buffer_s", self.max_buffer_s, 2 * self.trimming.hard_limit_s)
+
+    @property
+    def decode_options(self) -> DecodeOptions:
+        """What must be equal for this stream's jobs to share a batch with others."""
+        return DecodeOptions(beam_size=self.beam_size)

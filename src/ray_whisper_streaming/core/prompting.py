@@ -1,0 +1,33 @@
+"""What Whisper is told before it listens."""
+
+from __future__ import annotations
+
+__all__ = ["CONTEXT_CHARACTERS", "ContextText"]
+
+CONTEXT_CHARACTERS = 200
+"""How much committed text is kept for the context, in characters: about 50 tokens (whisper_streaming's value)."""
+
+
+class ContextText:
+    """The prompt, and behind it the committed text that was trimmed away with its audio."""
+
+    def __init__(self, prompt: str, *, carry: bool) -> None:
+        self._prompt = prompt.strip()
+        self._carry = carry
+        self._past = ""
+
+    def append(self, text: str) -> None:
+        """Add text whose audio is gone."""
+        if self._carry:
+            past = self._past + text
+            if len(past) > CONTEXT_CHARACTERS:
+                past = past[-CONTEXT_CHARACTERS:]
+                past = past[past.find(" ") + 1 :] if " " in past else past  # never begin inside a word
+            self._past = past
+
+    def reset(self) -> None:
+        """Forget the past, keep the prompt: after a loop, so that it can't carry on."""
+        self._past = ""
+
+    def __str__(self) -> str:
+        return f"{self._prompt} {self._past.strip()}".strip()

@@ -1,0 +1,474 @@
+"""Which waiting jobs go to which idle worker now. Pure: the time is an argument, and audio never comes here.
+
+The order of jobs rests on three rules:
+
+1. **Due time.** A job is due at its deadline, but no earlier than its arrival and no later than `MAX_PATIENCE_S`
+   after it. The last job of an utterance is due `FINAL_HEAD_START_S` earlier, so it goes before all others that
+   came up to `FINAL_HEAD_START_S - MAX_PATIENCE_S` before it. The due time never changes, so every job's turn
+   comes: nothing that arrives more than the sum of both later can overtake it.
+2. **Fairness.** Each tenant's served seconds of audio are counted. Tenants within one `FAIRNESS_SLACK_S` of each
+   other are equals, among whom rule 1 holds; a tenant further ahead waits. A tenant that comes (back) starts at the
+   service level of the moment, so nobody saves up a claim (start-time fair queueing; Goyal, Vin, Cheng 1996).
+3. **Batches.** The first job in this order leads a batch; jobs of the same `BatchKey` follow it in the same order.
+   Windows of different length are never mixed, although padding the shorter ones could make a batch fuller: a
+   job's result must not depend on the company it happens to find.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from bisect import bisect_left, insort
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+
+from ray_whisper_streaming.core.jobs import BatchKey, Failure, Job
+from ray_whisper_streaming.errors import ConfigurationError, Overloaded, WorkerDied
+
+__all__ = ["Batch", "QueuedJob", "Scheduler", "SchedulerConfig", "SchedulerStats"]
+
+FRAMES_PER_S = 100
+"""Mel frames per second of window: Whisper's hop is 10 ms. A batch costs about its frames."""
+
+MAX_PATIENCE_S = 10.0
+"""Deadlines further away than this count as this far. Live captions older than that help nobody."""
+
+FINAL_HEAD_START_S = 30.0
+"""How much earlier the last job of an utterance is due. The client waits for it with nothing left to show."""
+
+FAIRNESS_SLACK_S = 30.0
+"""Tenants whose served audio differs by less than this are equals: one window of the longest kind."""
+
+FIRST_BATCH_FRAMES = 8_000
+"""Size of the first batches, before any was timed: on 2 CPU cores about 2 s of work for tiny.en, a GPU's 0.1 s."""
+
+MEMORY = 0.9
+"""What an average keeps of its past at each new value: the last ten batches or so count."""
+
+RETRY_AFTER_RANGE_S = (0.1, 30.0)
+"""Bounds of the retry hint in `Overloaded`."""
+
+UNKNOWN_RETRY_AFTER_S = 1.0
+"""The retry hint before any batch was timed."""
+
+IDLE_TENANTS_KEPT = 64
+"""So many tenants may be remembered without a waiting job before those with no claim are forgotten."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerConfig:
+    """Limits of the queue and of a batch.
+
+    Attributes:
+        max_queued: jobs that may wait; beyond it `Scheduler.add` raises `Overloaded`. At least 1.
+        max_batch_size: jobs in a batch. At least 1; larger batches pay on a GPU up to about 64.
+        max_batch_frames: mel frames (window seconds times 100) in a batch, at least one job. Bounds memory.
+        target_batch_s: a batch is kept so small that it takes about this many seconds, by the measured speed of
+            the workers; None for no such limit. Short batches let urgent jobs in sooner, long ones do more per
+            second: matters on CPUs.
+        batch_wait_s: how long a job may be held back, while a worker is idle, in the hope of company. 0 never
+            leaves a worker idle. Finals are never held.
+        max_tries: how often a job is given to a worker before it fails with `WorkerDied`. At least 1.
+    """
+
+    max_queued: int = 4096
+    max_batch_size: int = 64
+    max_batch_frames: int = 128_000
+    target_batch_s: float | None = 1.0
+    batch_wait_s: float = 0.0
+    max_tries: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("max_queued", "max_batch_size", "max_batch_frames", "max_tries"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(name, getattr(self, name), "1 or more")
+        if self.target_batch_s is not None and not self.target_batch_s > 0:
+            raise ConfigurationError("target_batch_s", self.target_batch_s, "more than 0 s, or None")
+        if not 0 <= self.batch_wait_s < math.inf:
+            raise ConfigurationError("batch_wait_s", self.batch_wait_s, "0 s or more")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueuedJob:
+    """What the scheduler knows of a job.
+
+    Attributes:
+        job_id: unique.
+        stream_id: whose job.
+        batch_key: equal keys may share a batch.
+        tenant: fairness is kept between tenants.
+        deadline: second of the scheduler's clock by which the answer is wanted; 0 or past means at once.
+        final: the last job of an utterance.
+        audio_s: seconds of audio; what the tenant is charged.
+    """
+
+    job_id: str
+    stream_id: str
+    batch_key: BatchKey
+    tenant: str = ""
+    deadline: float = 0.0
+    final: bool = False
+    audio_s: float = 0.0
+
+    @classmethod
+    def of(cls, job: Job) -> QueuedJob:
+        """The record of a job whose deadline stands on the scheduler's clock."""
+        return cls(
+            job_id=job.job_id,
+            stream_id=job.stream_id,
+            batch_key=job.batch_key,
+            tenant=job.tenant,
+            deadline=job.deadline,
+            final=job.final,
+            audio_s=job.audio_s,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Jobs of one key for one worker.
+
+    Attributes:
+        worker_id: who shall decode it.
+        jobs: never empty, most urgent first.
+        queue_waits_s: seconds each job waited, in the order of ``jobs``.
+    """
+
+    worker_id: str
+    jobs: tuple[QueuedJob, ...]
+    queue_waits_s: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerStats:
+    """Counts since the start; sums in seconds. See `PoolStats` for the meaning of each."""
+
+    queued: int
+    in_flight: int
+    jobs_done: int
+    jobs_failed: int
+    jobs_retried: int
+    batches: int
+    batched_jobs: int
+    queue_wait_sum_s: float
+    inference_sum_s: float
+    audio_s: float
+    done_by_worker: Mapping[str, int]
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    job: QueuedJob
+    order: tuple[float, int]
+    enqueued_at: float
+    tries: int = 0
+    worker_id: str = ""
+
+
+@dataclass(slots=True)
+class _Counts:
+    jobs_done: int = 0
+    jobs_failed: int = 0
+    jobs_retried: int = 0
+    batches: int = 0
+    batched_jobs: int = 0
+    queue_wait_sum_s: float = 0.0
+    inference_sum_s: float = 0.0
+    audio_s: float = 0.0
+    done_by_worker: dict[str, int] = field(default_factory=dict[str, int])
+
+
+@dataclass(slots=True)
+class _Speed:
+    """What a worker does in a second, over the last batches."""
+
+    frames: float = 0.0
+    jobs: float = 0.0
+    seconds: float = 0.0
+
+    def add(self, frames: int, jobs: int, seconds: float) -> None:
+        self.frames = self.frames * MEMORY + frames
+        self.jobs = self.jobs * MEMORY + jobs
+        self.seconds = self.seconds * MEMORY + seconds
+
+
+_Queue = list[_Entry]
+
+
+def _order(entry: _Entry) -> tuple[float, int]:
+    return entry.order
+
+
+class Scheduler:
+    """The queue of a pool. Not thread-safe: its owner holds a lock or is the only one to call.
+
+    A job is waiting from `add` until `schedule` puts it into a batch, then running until `update` or `worker_lost`
+    tells of its end. Each job leaves exactly once, by `cancel`, `update` or `worker_lost`.
+    """
+
+    def __init__(self, config: SchedulerConfig | None = None) -> None:
+        self._config = config or SchedulerConfig()
+        self._groups: dict[BatchKey, dict[str, _Queue]] = {}  # key -> tenant -> entries in order, none empty
+        self._waiting: dict[str, _Entry] = {}
+        self._running: dict[str, _Entry] = {}
+        self._waiting_of_tenant: dict[str, int] = {}
+        self._served_s: dict[str, float] = {}
+        self._service_level_s = 0.0
+        self._added = 0
+        self._wakeup: float | None = None
+        self._speed = _Speed()
+        self._counts = _Counts()
+
+    def add(self, job: QueuedJob, now: float) -> bool:
+        """Queue a job. A job that is already here is left as it is: adding is idempotent.
+
+        Args:
+            job: the job.
+            now: second of the owner's monotonic clock, as in every method.
+
+        Returns:
+            Whether the job is new.
+
+        Raises:
+            Overloaded: ``max_queued`` jobs are waiting.
+        """
+        if job.job_id in self._waiting or job.job_id in self._running:
+            return False
+        if len(self._waiting) >= self._config.max_queued:
+            raise Overloaded(
+                "the pool's queue",
+                limit=self._config.max_queued,
+                current=len(self._waiting),
+                retry_after_s=self._retry_after_s(),
+            )
+        due = min(max(job.deadline, now), now + MAX_PATIENCE_S)
+        if job.final:
+            due -= FINAL_HEAD_START_S
+        self._added += 1
+        if job.tenant not in self._waiting_of_tenant:
+            self._served_s[job.tenant] = max(self._served_s.get(job.tenant, 0.0), self._service_level_s)
+        self._enqueue(_Entry(job, (due, self._added), now))
+        return True
+
+    def cancel(self, job_id: str) -> bool:
+        """Withdraw a waiting job; returns whether it was waiting. A running job runs on."""
+        entry = self._waiting.get(job_id)
+        if entry is None:
+            return False
+        self._dequeue(entry)
+        return True
+
+    def cancel_stream(self, stream_id: str) -> list[str]:
+        """Withdraw the waiting jobs of a stream that has gone; returns their ids."""
+        gone = [job_id for job_id, entry in self._waiting.items() if entry.job.stream_id == stream_id]
+        for job_id in gone:
+            self.cancel(job_id)
+        return gone
+
+    def schedule(self, now: float, idle_workers: Sequence[str]) -> list[Batch]:
+        """Take jobs off the queue for idle workers: at most one batch each, the work split between them.
+
+        Workers without a batch stay idle: ask again after `add`, or at `next_wakeup`.
+        """
+        self._wakeup = None
+        batches: list[Batch] = []
+        for index, worker_id in enumerate(idle_workers):
+            key = self._first_key(now)
+            if key is None:
+                break
+            share = math.ceil(len(self._waiting) / (len(idle_workers) - index))
+            batches.append(self._fill(key, worker_id, share, now))
+        return batches
+
+    def next_wakeup(self) -> float | None:
+        """When the last `schedule` wants to be called again although nothing happened: a batch is held back."""
+        return self._wakeup
+
+    def update(self, worker_id: str, outcomes: Mapping[str, bool], inference_s: float) -> list[str]:
+        """Take what became of a worker's batch.
+
+        Args:
+            worker_id: the worker.
+            outcomes: job id to whether it was decoded (True) or failed (False).
+            inference_s: how long the engine took for all of them.
+
+        Returns:
+            The ids that were running on that worker. The others' outcomes are late or doubled: drop them.
+        """
+        ended: list[_Entry] = []
+        for job_id, decoded in outcomes.items():
+            entry = self._running.get(job_id)
+            if entry is None or entry.worker_id != worker_id:
+                continue
+            del self._running[job_id]
+            ended.append(entry)
+            if decoded:
+                self._counts.jobs_done += 1
+                self._counts.audio_s += entry.job.audio_s
+                by_worker = self._counts.done_by_worker
+                by_worker[worker_id] = by_worker.get(worker_id, 0) + 1
+            else:
+                self._counts.jobs_failed += 1
+        if ended:
+            self._counts.inference_sum_s += inference_s
+            self._speed.add(sum(map(_frames, ended)), len(ended), inference_s)
+        return [entry.job.job_id for entry in ended]
+
+    def worker_lost(self, worker_id: str) -> list[Failure]:
+        """A worker died: queue its jobs again, in their old place.
+
+        Returns:
+            The jobs whose tries are used up, as failures with `WorkerDied`.
+        """
+        failures: list[Failure] = []
+        for entry in [entry for entry in self._running.values() if entry.worker_id == worker_id]:
+            job_id = entry.job.job_id
+            del self._running[job_id]
+            if entry.tries < self._config.max_tries:
+                self._counts.jobs_retried += 1
+                self._enqueue(entry)
+            else:
+                self._counts.jobs_failed += 1
+                message = f"the worker died; that was try {entry.tries} of {self._config.max_tries}"
+                failures.append(Failure(job_id=job_id, error=WorkerDied(message, job_id=job_id)))
+        return failures
+
+    def stats(self) -> SchedulerStats:
+        """What happened so far."""
+        counts = self._counts
+        return SchedulerStats(
+            queued=len(self._waiting),
+            in_flight=len(self._running),
+            jobs_done=counts.jobs_done,
+            jobs_failed=counts.jobs_failed,
+            jobs_retried=counts.jobs_retried,
+            batches=counts.batches,
+            batched_jobs=counts.batched_jobs,
+            queue_wait_sum_s=counts.queue_wait_sum_s,
+            inference_sum_s=counts.inference_sum_s,
+            audio_s=counts.audio_s,
+            done_by_worker=dict(counts.done_by_worker),
+        )
+
+    # Choosing
+
+    def _rank(self, entry: _Entry) -> tuple[int, float, int]:
+        return (int(self._served_s[entry.job.tenant] // FAIRNESS_SLACK_S), *entry.order)
+
+    def _first_key(self, now: float) -> BatchKey | None:
+        best: tuple[tuple[int, float, int], BatchKey] | None = None
+        for key, group in self._groups.items():
+            held_until = self._held_until(key, group)
+            if held_until > now:
+                self._wakeup = min(held_until, self._wakeup or held_until)
+                continue
+            rank = min(self._rank(queue[0]) for queue in group.values())
+            if best is None or rank < best[0]:
+                best = (rank, key)
+        return best[1] if best else None
+
+    def _held_until(self, key: BatchKey, group: Mapping[str, _Queue]) -> float:
+        """The second until which a group waits for company; long past if it waits no more."""
+        if not self._config.batch_wait_s:
+            return -math.inf
+        entries = list(chain.from_iterable(group.values()))
+        if len(entries) >= self._max_jobs(key) or any(entry.job.final or entry.tries for entry in entries):
+            return -math.inf
+        return min(entry.enqueued_at for entry in entries) + self._config.batch_wait_s
+
+    def _max_jobs(self, key: BatchKey) -> int:
+        frames = self._config.max_batch_frames
+        if self._config.target_batch_s is not None:
+            speed = self._speed
+            affordable = (
+                speed.frames / speed.seconds * self._config.target_batch_s
+                if speed.seconds > 0
+                else FIRST_BATCH_FRAMES
+            )
+            frames = min(frames, affordable)
+        return max(1, min(self._config.max_batch_size, int(frames // (key.window_s * FRAMES_PER_S))))
+
+    def _fill(self, key: BatchKey, worker_id: str, share: int, now: float) -> Batch:
+        group = self._groups[key]
+        limit = min(share, self._max_jobs(key))
+        heads = [(self._rank(queue[0]), queue) for queue in group.values()]
+        heapq.heapify(heads)
+        entries: _Queue = []
+        while heads and len(entries) < limit:
+            _, queue = heapq.heappop(heads)
+            entry = queue[0]
+            # The last try is made alone: a job that kills workers takes no other with it.
+            alone = 1 < self._config.max_tries == entry.tries + 1
+            if alone and entries:
+                continue
+            self._dequeue(entry)
+            self._run(entry, worker_id)
+            entries.append(entry)
+            if alone:
+                break
+            if queue:
+                heapq.heappush(heads, (self._rank(queue[0]), queue))
+        waits_s = tuple(now - entry.enqueued_at for entry in entries)
+        self._counts.batches += 1
+        self._counts.batched_jobs += len(entries)
+        self._counts.queue_wait_sum_s += sum(waits_s)
+        return Batch(
+            worker_id=worker_id, jobs=tuple(entry.job for entry in entries), queue_waits_s=waits_s
+        )
+
+    def _run(self, entry: _Entry, worker_id: str) -> None:
+        tenant = entry.job.tenant
+        self._service_level_s = max(self._service_level_s, self._served_s[tenant])
+        self._served_s[tenant] += entry.job.audio_s
+        entry.tries += 1
+        entry.worker_id = worker_id
+        self._running[entry.job.job_id] = entry
+
+    # The queues
+
+    def _enqueue(self, entry: _Entry) -> None:
+        job = entry.job
+        self._waiting[job.job_id] = entry
+        self._waiting_of_tenant[job.tenant] = self._waiting_of_tenant.get(job.tenant, 0) + 1
+        self._served_s.setdefault(job.tenant, self._service_level_s)
+        queue = self._groups.setdefault(job.batch_key, {}).setdefault(job.tenant, [])
+        insort(queue, entry, key=_order)
+
+    def _dequeue(self, entry: _Entry) -> None:
+        job = entry.job
+        del self._waiting[job.job_id]
+        group = self._groups[job.batch_key]
+        queue = group[job.tenant]
+        del queue[bisect_left(queue, entry.order, key=_order)]
+        if not queue:
+            del group[job.tenant]
+        if not group:
+            del self._groups[job.batch_key]
+        self._waiting_of_tenant[job.tenant] -= 1
+        if not self._waiting_of_tenant[job.tenant]:
+            del self._waiting_of_tenant[job.tenant]
+            self._forget_idle_tenants()
+
+    def _forget_idle_tenants(self) -> None:
+        """A tenant without jobs that is not ahead of the service level would start at that level anyway."""
+        if len(self._served_s) - len(self._waiting_of_tenant) <= IDLE_TENANTS_KEPT:
+            return
+        self._served_s = {
+            tenant: served_s
+            for tenant, served_s in self._served_s.items()
+            if served_s > self._service_level_s or tenant in self._waiting_of_tenant
+        }
+
+    def _retry_after_s(self) -> float:
+        """About how long the workers busy now need for all that waits."""
+        if not self._speed.jobs:
+            return UNKNOWN_RETRY_AFTER_S
+        busy = len({entry.worker_id for entry in self._running.values()}) or 1
+        seconds = len(self._waiting) * self._speed.seconds / self._speed.jobs / busy
+        shortest_s, longest_s = RETRY_AFTER_RANGE_S
+        return min(max(seconds, shortest_s), longest_s)
+
+
+def _frames(entry: _Entry) -> int:
+    return entry.job.batch_key.window_s * FRAMES_PER_S

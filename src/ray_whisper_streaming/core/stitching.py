@@ -1,0 +1,75 @@
+"""Where the new words begin in a hypothesis that also covers words committed before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ray_whisper_streaming.core.transcript import Word, normalise
+
+__all__ = ["count_known_words", "count_prefix_words"]
+
+UNMATCHED_COST = 1.0
+"""Cost of a word that stands in one of the two texts only, or differs: plain edit distance."""
+
+DRIFT_COST_PER_S = 0.5
+"""Cost of pairing words whose middles lie apart: equal words far apart are two words."""
+
+MAX_DRIFT_S = 3.0
+EARLY_WORD_COST = 0.6
+"""Cost of calling a word new although its middle lies before the end of what was committed. Times of one word
+differ by 0.1 to 0.2 s between windows, so this is a hint, never a rule."""
+
+TIME_SLACK_S = 0.05
+
+
+def count_prefix_words(words: Sequence[Word], prefix: str) -> int | None:
+    """How many leading words spell exactly ``prefix``; None if they don't.
+
+    An engine that was given a forced prefix answers with it, so the text alone tells where new words begin.
+    """
+    wanted = prefix.strip()
+    text = ""
+    if not wanted:
+        return 0
+    for count, word in enumerate(words, 1):
+        text += word.text
+        if text.strip() == wanted:
+            return count
+        if len(text.strip()) > len(wanted):
+            break
+    return None
+
+
+def count_known_words(words: Sequence[Word], committed: Sequence[Word]) -> int:
+    """How many leading words of a hypothesis repeat the ``committed`` words of the same audio.
+
+    The cheapest split: the words before it are aligned with the committed ones by edit distance on normalised
+    text plus a price for drift in time; words behind it pay for lying before the last committed word's end.
+
+    Args:
+        words: the hypothesis, in order.
+        committed: committed words that lie inside the window, in order.
+    """
+    if not committed:
+        return 0
+    row = [float(i) * UNMATCHED_COST for i in range(len(committed) + 1)]
+    distances = [row[-1]]
+    texts = [normalise(word.text) for word in committed]
+    for word in words:
+        text, middle = normalise(word.text), (word.start_s + word.end_s) / 2
+        above, row = row, [row[0] + UNMATCHED_COST]
+        for i, known in enumerate(committed):
+            drift = abs(middle - (known.start_s + known.end_s) / 2)
+            pair = (0.0 if text == texts[i] else UNMATCHED_COST) + DRIFT_COST_PER_S * min(drift, MAX_DRIFT_S)
+            row.append(min(above[i] + pair, above[i + 1] + UNMATCHED_COST, row[i] + UNMATCHED_COST))
+        distances.append(row[-1])
+
+    border_s = committed[-1].end_s - TIME_SLACK_S
+    best, best_cost, early = 0, float("inf"), 0.0
+    for split in range(len(words), -1, -1):
+        if split < len(words):
+            middle = (words[split].start_s + words[split].end_s) / 2
+            early += EARLY_WORD_COST + min(border_s - middle, 1.0) if middle < border_s else 0.0
+        if distances[split] + early <= best_cost:
+            best, best_cost = split, distances[split] + early
+    return best

@@ -1,0 +1,1 @@
+"""Engines turn batches of jobs into words."""

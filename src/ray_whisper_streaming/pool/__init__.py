@@ -1,0 +1,1 @@
+"""Pools run engines and share them between streams."""
