@@ -199,7 +199,25 @@ def _log_frames(samples: Int16Samples, count: int, bands: int) -> Float32:
     windows = np.lib.stride_tricks.sliding_window_view(signal, WINDOW)[: count * HOP : HOP]
     spectrum = np.fft.rfft(windows * _hann(), axis=-1).astype(np.complex64)
     power = np.square(spectrum.real) + np.square(spectrum.imag)
-    return np.log10(np.maximum(power @ _filters(bands), LOG_FLOOR))
+    return np.log10(np.maximum(_mel_energies(power, bands), LOG_FLOOR))
+
+
+def _mel_energies(power: Float32, bands: int) -> Float32:
+    """Energy under each triangle; shape (frames, bins) to (frames, bands).
+
+    Not a matrix product: most weights are zero, BLAS threads that compete for cores can take a hundred times
+    as long, and this way a frame's values don't depend on how many are computed at once.
+    """
+    starts, rising, falling = _triangles(bands)
+    # Between two neighbouring corners the bins belong to one rising and one falling side.
+    up = np.add.reduceat(power * rising, starts, axis=1)
+    down = np.add.reduceat(power * falling, starts, axis=1)
+    # A stretch without a bin (low bands are narrower than one) adds nothing; reduceat would give the bin
+    # behind it.
+    empty = np.flatnonzero(np.diff(starts) == 0)
+    up[:, empty] = 0.0
+    down[:, empty] = 0.0
+    return up[:, :bands] + down[:, 1 : bands + 1]
 
 
 @cache
@@ -208,19 +226,27 @@ def _hann() -> Float32:
 
 
 @cache
-def _filters(bands: int) -> Float32:
-    """Triangular filters on the Slaney mel scale, each of unit area; shape (WINDOW // 2 + 1, bands).
+def _triangles(bands: int) -> tuple[npt.NDArray[np.intp], Float32, Float32]:
+    """Triangular filters on the Slaney mel scale, each of unit area.
 
-    Linear up to 1 kHz (66.7 Hz a mel), logarithmic above (27 steps for a factor of 6.4); 45.2456 mel is 8
-    kHz.
+    The scale is linear up to 1 kHz (66.7 Hz a mel) and logarithmic above (27 steps for a factor of 6.4);
+    45.2456 mel is 8 kHz. Triangle ``k`` rises from corner ``k`` to ``k + 1`` and falls to ``k + 2``.
+
+    Returns:
+        the first bin of each stretch between two corners, shape (bands + 1,), and the weight of each bin in
+        the triangle that rises, and in the one that falls, where it stands; shape (bins,).
     """
     linear_hz, knee_hz, top_mel = 200.0 / 3, 1000.0, 45.245640471924965
     mels = np.linspace(0.0, top_mel, bands + 2)
     knee_mel = knee_hz / linear_hz
-    hz = np.where(mels < knee_mel, mels * linear_hz, knee_hz * np.exp((mels - knee_mel) * np.log(6.4) / 27.0))
-    bins = np.fft.rfftfreq(WINDOW, 1.0 / SAMPLE_RATE)[:, None]
-    left, centre, right = hz[:-2], hz[1:-1], hz[2:]
-    rising = (bins - left) / (centre - left)
-    falling = (right - bins) / (right - centre)
-    triangles = np.maximum(0.0, np.minimum(rising, falling))
-    return (triangles * (2.0 / (right - left))).astype(np.float32)
+    corners = np.where(
+        mels < knee_mel, mels * linear_hz, knee_hz * np.exp((mels - knee_mel) * np.log(6.4) / 27.0)
+    )
+    bins = np.fft.rfftfreq(WINDOW, 1.0 / SAMPLE_RATE)
+    starts = np.searchsorted(bins, corners[:-1])
+    stretch = np.searchsorted(starts, np.arange(len(bins)), side="right") - 1
+    left, right = corners[stretch], corners[stretch + 1]
+    height = np.concatenate(([0.0], 2.0 / (corners[2:] - corners[:-2]), [0.0]))
+    rising = (bins - left) / (right - left) * height[stretch + 1]
+    falling = (right - bins) / (right - left) * height[stretch]
+    return starts, rising.astype(np.float32), falling.astype(np.float32)
