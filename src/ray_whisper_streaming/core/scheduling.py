@@ -2,14 +2,15 @@
 
 The order of jobs rests on three rules:
 
-1. **Due time.** A job is due at its deadline, but no earlier than its arrival and no later than `MAX_PATIENCE_S`
-   after it. The last job of an utterance is due `FINAL_HEAD_START_S` earlier, so it goes before all others that
-   came up to `FINAL_HEAD_START_S - MAX_PATIENCE_S` before it. The due time never changes, so every job's turn
-   comes: nothing that arrives more than the sum of both later can overtake it.
+1. **Due time.** A job is due at its deadline, but no earlier than its arrival and no later than
+   `MAX_PATIENCE_S` after it. The last job of an utterance is due `FINAL_HEAD_START_S` earlier, so it goes before
+   all others that came up to `FINAL_HEAD_START_S - MAX_PATIENCE_S` before it. The due time never changes, so
+   every job's turn comes: nothing that arrives later by more than the sum of both can overtake it.
 2. **Fairness.** Each tenant's served seconds of audio are counted. Tenants within one `FAIRNESS_SLACK_S` of each
-   other are equals, among whom rule 1 holds; a tenant further ahead waits. A tenant that comes (back) starts at the
-   service level of the moment, so nobody saves up a claim (start-time fair queueing; Goyal, Vin, Cheng 1996).
-3. **Batches.** The first job in this order leads a batch; jobs of the same `BatchKey` follow it in the same order.
+   other are equals, among whom rule 1 holds; a tenant further ahead waits. A tenant that comes (back) starts at
+   the service level of the moment, so nobody saves up a claim (the virtual time of fair queueing; Demers,
+   Keshav, Shenker 1989).
+3. **Batches.** The first job in this order leads a batch; jobs of the same `BatchKey` follow in the same order.
    Windows of different length are never mixed, although padding the shorter ones could make a batch fuller: a
    job's result must not depend on the company it happens to find.
 """
@@ -41,7 +42,7 @@ FAIRNESS_SLACK_S = 30.0
 """Tenants whose served audio differs by less than this are equals: one window of the longest kind."""
 
 FIRST_BATCH_FRAMES = 8_000
-"""Size of the first batches, before any was timed: on 2 CPU cores about 2 s of work for tiny.en, a GPU's 0.1 s."""
+"""Size of the first batches, before any was timed: about 1.5 s of work for tiny.en on 2 CPU cores."""
 
 MEMORY = 0.9
 """What an average keeps of its past at each new value: the last ten batches or so count."""
@@ -52,8 +53,8 @@ RETRY_AFTER_RANGE_S = (0.1, 30.0)
 UNKNOWN_RETRY_AFTER_S = 1.0
 """The retry hint before any batch was timed."""
 
-IDLE_TENANTS_KEPT = 64
-"""So many tenants may be remembered without a waiting job before those with no claim are forgotten."""
+TENANTS_REMEMBERED = 64
+"""From so many tenants on, and then at every doubling, those that may be are forgotten."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,10 +64,10 @@ class SchedulerConfig:
     Attributes:
         max_queued: jobs that may wait; beyond it `Scheduler.add` raises `Overloaded`. At least 1.
         max_batch_size: jobs in a batch. At least 1; larger batches pay on a GPU up to about 64.
-        max_batch_frames: mel frames (window seconds times 100) in a batch, at least one job. Bounds memory.
-        target_batch_s: a batch is kept so small that it takes about this many seconds, by the measured speed of
-            the workers; None for no such limit. Short batches let urgent jobs in sooner, long ones do more per
-            second: matters on CPUs.
+        max_batch_frames: mel frames (window seconds times 100) in a batch, but at least one job. Bounds memory.
+        target_batch_s: a batch is kept so small that it takes about this many seconds, by the measured speed
+            of the workers; None for no such limit. Short batches let urgent jobs in sooner, long ones do more
+            per second: matters on CPUs.
         batch_wait_s: how long a job may be held back, while a worker is idle, in the hope of company. 0 never
             leaves a worker idle. Finals are never held.
         max_tries: how often a job is given to a worker before it fails with `WorkerDied`. At least 1.
@@ -203,8 +204,8 @@ def _order(entry: _Entry) -> tuple[float, int]:
 class Scheduler:
     """The queue of a pool. Not thread-safe: its owner holds a lock or is the only one to call.
 
-    A job is waiting from `add` until `schedule` puts it into a batch, then running until `update` or `worker_lost`
-    tells of its end. Each job leaves exactly once, by `cancel`, `update` or `worker_lost`.
+    A job is waiting from `add` until `schedule` puts it into a batch, then running until `update` or
+    `worker_lost` tells of its end. Each job leaves exactly once, by `cancel`, `update` or `worker_lost`.
     """
 
     def __init__(self, config: SchedulerConfig | None = None) -> None:
@@ -215,6 +216,7 @@ class Scheduler:
         self._waiting_of_tenant: dict[str, int] = {}
         self._served_s: dict[str, float] = {}
         self._service_level_s = 0.0
+        self._sweep_at = TENANTS_REMEMBERED
         self._added = 0
         self._wakeup: float | None = None
         self._speed = _Speed()
@@ -246,8 +248,6 @@ class Scheduler:
         if job.final:
             due -= FINAL_HEAD_START_S
         self._added += 1
-        if job.tenant not in self._waiting_of_tenant:
-            self._served_s[job.tenant] = max(self._served_s.get(job.tenant, 0.0), self._service_level_s)
         self._enqueue(_Entry(job, (due, self._added), now))
         return True
 
@@ -282,7 +282,7 @@ class Scheduler:
         return batches
 
     def next_wakeup(self) -> float | None:
-        """When the last `schedule` wants to be called again although nothing happened: a batch is held back."""
+        """When to call `schedule` again although nothing happened (the last call held jobs back), or None."""
         return self._wakeup
 
     def update(self, worker_id: str, outcomes: Mapping[str, bool], inference_s: float) -> list[str]:
@@ -310,7 +310,7 @@ class Scheduler:
                 by_worker[worker_id] = by_worker.get(worker_id, 0) + 1
             else:
                 self._counts.jobs_failed += 1
-        if ended:
+        if any(outcomes[entry.job.job_id] for entry in ended):
             self._counts.inference_sum_s += inference_s
             self._speed.add(sum(map(_frames, ended)), len(ended), inference_s)
         return [entry.job.job_id for entry in ended]
@@ -402,8 +402,8 @@ class Scheduler:
             alone = 1 < self._config.max_tries == entry.tries + 1
             if alone and entries:
                 continue
-            self._dequeue(entry)
             self._run(entry, worker_id)
+            self._dequeue(entry)
             entries.append(entry)
             if alone:
                 break
@@ -413,14 +413,13 @@ class Scheduler:
         self._counts.batches += 1
         self._counts.batched_jobs += len(entries)
         self._counts.queue_wait_sum_s += sum(waits_s)
-        return Batch(
-            worker_id=worker_id, jobs=tuple(entry.job for entry in entries), queue_waits_s=waits_s
-        )
+        return Batch(worker_id=worker_id, jobs=tuple(entry.job for entry in entries), queue_waits_s=waits_s)
 
     def _run(self, entry: _Entry, worker_id: str) -> None:
         tenant = entry.job.tenant
-        self._service_level_s = max(self._service_level_s, self._served_s[tenant])
         self._served_s[tenant] += entry.job.audio_s
+        # What each waiting tenant would have got by now, had this one shared with them (virtual time).
+        self._service_level_s += entry.job.audio_s / len(self._waiting_of_tenant)
         entry.tries += 1
         entry.worker_id = worker_id
         self._running[entry.job.job_id] = entry
@@ -430,8 +429,10 @@ class Scheduler:
     def _enqueue(self, entry: _Entry) -> None:
         job = entry.job
         self._waiting[job.job_id] = entry
-        self._waiting_of_tenant[job.tenant] = self._waiting_of_tenant.get(job.tenant, 0) + 1
-        self._served_s.setdefault(job.tenant, self._service_level_s)
+        if job.tenant not in self._waiting_of_tenant:
+            self._waiting_of_tenant[job.tenant] = 0
+            self._served_s[job.tenant] = max(self._served_s.get(job.tenant, 0.0), self._service_level_s)
+        self._waiting_of_tenant[job.tenant] += 1
         queue = self._groups.setdefault(job.batch_key, {}).setdefault(job.tenant, [])
         insort(queue, entry, key=_order)
 
@@ -451,14 +452,15 @@ class Scheduler:
             self._forget_idle_tenants()
 
     def _forget_idle_tenants(self) -> None:
-        """A tenant without jobs that is not ahead of the service level would start at that level anyway."""
-        if len(self._served_s) - len(self._waiting_of_tenant) <= IDLE_TENANTS_KEPT:
-            return
-        self._served_s = {
-            tenant: served_s
-            for tenant, served_s in self._served_s.items()
-            if served_s > self._service_level_s or tenant in self._waiting_of_tenant
-        }
+        if not self._waiting:  # all were served: nobody is ahead of anybody
+            self._served_s.clear()
+        elif len(self._served_s) >= self._sweep_at:  # who is not ahead would come back at the level anyway
+            self._served_s = {
+                tenant: served_s
+                for tenant, served_s in self._served_s.items()
+                if served_s > self._service_level_s or tenant in self._waiting_of_tenant
+            }
+            self._sweep_at = max(TENANTS_REMEMBERED, 2 * len(self._served_s))
 
     def _retry_after_s(self) -> float:
         """About how long the workers busy now need for all that waits."""

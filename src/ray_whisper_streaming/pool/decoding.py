@@ -1,0 +1,83 @@
+"""What the workers of every pool do with a batch."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from ray_whisper_streaming.core.jobs import Failure, Job, Outcome, Result, Timings
+from ray_whisper_streaming.core.scheduling import SchedulerStats
+from ray_whisper_streaming.engines.base import Engine, EngineFactory
+from ray_whisper_streaming.errors import EngineError, PoolError, RayWhisperError
+from ray_whisper_streaming.pool.base import PoolStats
+
+__all__ = ["decode_batch", "load_engine", "pool_stats", "with_timings"]
+
+_log = logging.getLogger(__name__)
+
+
+def load_engine(factory: EngineFactory) -> Engine:
+    """Make an engine and warm it up.
+
+    Raises:
+        RayWhisperError: as the engine raised it (`ModelNotFound` for one).
+        PoolError: the engine raised anything else.
+    """
+    try:
+        engine = factory()
+        engine.warm_up()
+    except RayWhisperError:
+        raise
+    except Exception as error:
+        raise PoolError(f"the engine could not be loaded: {type(error).__name__}: {error}") from error
+    return engine
+
+
+def decode_batch(engine: Engine, jobs: Sequence[Job]) -> list[Outcome]:
+    """Decode; never raises. An engine that raises, or does not answer each job, fails the jobs concerned."""
+    try:
+        answers: Mapping[str, Outcome] = {outcome.job_id: outcome for outcome in engine.transcribe(jobs)}
+        problem = "the engine gave no answer for this job"
+    except Exception as error:
+        # The text of the error stays here: it might quote what was heard.
+        _log.warning("the engine raised %s on a batch of %d", type(error).__name__, len(jobs))
+        answers, problem = {}, f"the engine raised {type(error).__name__}"
+    return [
+        answers.get(job.job_id) or Failure(job_id=job.job_id, error=EngineError(problem, job_id=job.job_id))
+        for job in jobs
+    ]
+
+
+def with_timings(
+    outcomes: Sequence[Outcome], queue_waits_s: Mapping[str, float], inference_s: float
+) -> list[Outcome]:
+    """The outcomes of one engine call, each result told where its time went."""
+
+    def timed(result: Result) -> Result:
+        timings = Timings(
+            queue_wait_s=queue_waits_s.get(result.job_id, 0.0),
+            inference_s=inference_s,
+            batch_size=len(outcomes),
+        )
+        return replace(result, timings=timings)
+
+    return [timed(outcome) if isinstance(outcome, Result) else outcome for outcome in outcomes]
+
+
+def pool_stats(stats: SchedulerStats, workers: int) -> PoolStats:
+    """A pool's snapshot from its scheduler's."""
+    return PoolStats(
+        workers=workers,
+        queued=stats.queued,
+        in_flight=stats.in_flight,
+        jobs_done=stats.jobs_done,
+        jobs_failed=stats.jobs_failed,
+        jobs_retried=stats.jobs_retried,
+        batches=stats.batches,
+        batch_size_mean=stats.batched_jobs / max(1, stats.batches),
+        queue_wait_s=stats.queue_wait_sum_s / max(1, stats.batched_jobs),
+        inference_s=stats.inference_sum_s / max(1, stats.batches),
+        audio_s=stats.audio_s,
+        workers_by_id=stats.done_by_worker,
+    )

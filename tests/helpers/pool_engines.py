@@ -1,0 +1,64 @@
+"""An engine that does what a job's ``context`` tells it, for tests of pools. Importable in Ray's workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ray_whisper_streaming.core.jobs import Failure, Job, Outcome, Result
+from ray_whisper_streaming.core.transcript import Word
+from ray_whisper_streaming.engines.base import EngineCapabilities
+from ray_whisper_streaming.errors import EngineError, ModelNotFound
+
+
+class ObedientEngine:
+    """Answers each job with the sum of its samples as a word, and the process id as the engine's name.
+
+    Commands in ``Job.context``: ``sleep SECONDS``, ``fail`` (this job alone), ``raise`` (the whole call),
+    ``die`` (kill the process), ``die once FILE`` (only while FILE is not there).
+    """
+
+    def __init__(self, *, load_s: float = 0.0, load_error: str = "") -> None:
+        self._load_s = load_s
+        self._load_error = load_error
+
+    @property
+    def capabilities(self) -> EngineCapabilities:
+        return EngineCapabilities(name="obedient", device="cpu", multilingual=True, max_batch_size=16)
+
+    def warm_up(self) -> None:
+        time.sleep(self._load_s)
+        if self._load_error == "model":
+            raise ModelNotFound("model", "nonsense", "a model that is here")
+        if self._load_error:
+            raise RuntimeError(self._load_error)
+
+    def transcribe(self, jobs: Sequence[Job]) -> list[Outcome]:
+        return [self._obey(job) for job in jobs]
+
+    def close(self) -> None:
+        pass
+
+    def _obey(self, job: Job) -> Outcome:
+        command, _, argument = job.context.partition(" ")
+        if command == "sleep":
+            time.sleep(float(argument))
+        elif command == "fail":
+            return Failure(
+                job_id=job.job_id, error=EngineError("as told", job_id=job.job_id, retryable=False)
+            )
+        elif command == "raise":
+            raise ValueError("as told")
+        elif command == "die":
+            flag = Path(argument.removeprefix("once ")) if argument else None
+            if flag is None or not flag.exists():
+                if flag is not None:
+                    flag.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        words = (Word(f" {int(job.audio.astype(np.int64).sum())}", 0.0, job.audio_s),)
+        return Result(job_id=job.job_id, words=words, engine=str(os.getpid()), model=job.model)
