@@ -8,9 +8,11 @@ import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
+from tests.helpers.pool_engines import ObedientEngine
 
 from ray_whisper_streaming.core.jobs import Job, Result
 from ray_whisper_streaming.core.scheduling import SchedulerConfig
@@ -27,19 +29,21 @@ from ray_whisper_streaming.errors import (
 )
 from ray_whisper_streaming.pool.base import Recognizer
 from ray_whisper_streaming.pool.local import LocalPool
-from tests.helpers.pool_engines import ObedientEngine
 
 ANSWER_TIMEOUT_S = 20.0
 
 _numbers = itertools.count()
 
 
-def make_job(context: str = "", **facts) -> Job:
+def make_job(context: str = "", **facts: Any) -> Job:
     number = next(_numbers)
-    audio = np.full(16_000, number % 100, np.int16)
-    return Job(
-        **{"job_id": f"job {number}", "stream_id": f"s{number}", "audio": audio, "context": context, **facts}
-    )
+    defaults: dict[str, Any] = {
+        "job_id": f"job {number}",
+        "stream_id": f"stream {number}",
+        "audio": np.full(16_000, number % 100, np.int16),
+        "context": context,
+    }
+    return Job(**{**defaults, **facts})
 
 
 def answer(future: Future[Result]) -> Result:

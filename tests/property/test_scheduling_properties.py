@@ -60,7 +60,7 @@ class QueueLife(RuleBasedStateMachine):
             assert self.scheduler.add(job, self.now)
         except Overloaded as error:
             assert len(self.waiting) == CONFIG.max_queued
-            assert error.retry_after_s > 0
+            assert error.retry_after_s > 0  # noqa: PT017
             return
         self.added[job.job_id] = (job, self.now)
         self.waiting.add(job.job_id)

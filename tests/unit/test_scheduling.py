@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from ray_whisper_streaming.core.jobs import BatchKey, DecodeOptions
@@ -20,9 +22,9 @@ SHORT = BatchKey("tiny.en", DecodeOptions(), 10)
 LONG = BatchKey("tiny.en", DecodeOptions(), 20)
 
 
-def job(job_id: str, **facts) -> QueuedJob:
-    facts = {"stream_id": f"stream of {job_id}", "batch_key": SHORT, "audio_s": 5.0, **facts}
-    return QueuedJob(job_id=job_id, **facts)
+def job(job_id: str, **facts: Any) -> QueuedJob:
+    defaults: dict[str, Any] = {"stream_id": f"stream of {job_id}", "batch_key": SHORT, "audio_s": 5.0}
+    return QueuedJob(job_id=job_id, **{**defaults, **facts})
 
 
 def ids(batches) -> list[list[str]]:

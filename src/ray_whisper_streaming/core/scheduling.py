@@ -3,16 +3,16 @@
 The order of jobs rests on three rules:
 
 1. **Due time.** A job is due at its deadline, but no earlier than its arrival and no later than
-   `MAX_PATIENCE_S` after it. The last job of an utterance is due `FINAL_HEAD_START_S` earlier, so it goes before
+   `MAX_PATIENCE_S` after it. The last job of an utterance is due `FINAL_HEAD_START_S` earlier: it goes before
    all others that came up to `FINAL_HEAD_START_S - MAX_PATIENCE_S` before it. The due time never changes, so
    every job's turn comes: nothing that arrives later by more than the sum of both can overtake it.
-2. **Fairness.** Each tenant's served seconds of audio are counted. Tenants within one `FAIRNESS_SLACK_S` of each
-   other are equals, among whom rule 1 holds; a tenant further ahead waits. A tenant that comes (back) starts at
-   the service level of the moment, so nobody saves up a claim (the virtual time of fair queueing; Demers,
-   Keshav, Shenker 1989).
-3. **Batches.** The first job in this order leads a batch; jobs of the same `BatchKey` follow in the same order.
-   Windows of different length are never mixed, although padding the shorter ones could make a batch fuller: a
-   job's result must not depend on the company it happens to find.
+2. **Fairness.** Each tenant's served seconds of audio are counted. Tenants within one `FAIRNESS_SLACK_S` of
+   each other are equals, among whom rule 1 holds; a tenant further ahead waits. A tenant that comes (back)
+   starts at the service level of the moment, so nobody saves up a claim (the virtual time of fair queueing;
+   Demers, Keshav, Shenker 1989).
+3. **Batches.** The first job in this order leads a batch; jobs of the same `BatchKey` follow in the same
+   order. Windows of different length are never mixed, although padding the shorter ones could make a batch
+   fuller: a job's result must not depend on the company it happens to find.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ class SchedulerConfig:
     Attributes:
         max_queued: jobs that may wait; beyond it `Scheduler.add` raises `Overloaded`. At least 1.
         max_batch_size: jobs in a batch. At least 1; larger batches pay on a GPU up to about 64.
-        max_batch_frames: mel frames (window seconds times 100) in a batch, but at least one job. Bounds memory.
+        max_batch_frames: mel frames (window seconds times 100) in a batch, but at least one job. Bounds
+            memory.
         target_batch_s: a batch is kept so small that it takes about this many seconds, by the measured speed
             of the workers; None for no such limit. Short batches let urgent jobs in sooner, long ones do more
             per second: matters on CPUs.
@@ -210,6 +211,7 @@ class Scheduler:
 
     def __init__(self, config: SchedulerConfig | None = None) -> None:
         self._config = config or SchedulerConfig()
+        self._max_batch_size = self._config.max_batch_size
         self._groups: dict[BatchKey, dict[str, _Queue]] = {}  # key -> tenant -> entries in order, none empty
         self._waiting: dict[str, _Entry] = {}
         self._running: dict[str, _Entry] = {}
@@ -221,6 +223,10 @@ class Scheduler:
         self._wakeup: float | None = None
         self._speed = _Speed()
         self._counts = _Counts()
+
+    def limit_batch_size(self, size: int) -> None:
+        """Make no larger batches from now on: the engines take no more."""
+        self._max_batch_size = min(self._max_batch_size, size)
 
     def add(self, job: QueuedJob, now: float) -> bool:
         """Queue a job. A job that is already here is left as it is: adding is idempotent.
@@ -387,7 +393,7 @@ class Scheduler:
                 else FIRST_BATCH_FRAMES
             )
             frames = min(frames, affordable)
-        return max(1, min(self._config.max_batch_size, int(frames // (key.window_s * FRAMES_PER_S))))
+        return max(1, min(self._max_batch_size, int(frames // (key.window_s * FRAMES_PER_S))))
 
     def _fill(self, key: BatchKey, worker_id: str, share: int, now: float) -> Batch:
         group = self._groups[key]

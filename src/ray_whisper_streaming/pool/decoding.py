@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import zip_longest
 
 from ray_whisper_streaming.core.jobs import Failure, Job, Outcome, Result, Timings
 from ray_whisper_streaming.core.scheduling import SchedulerStats
@@ -35,34 +36,34 @@ def load_engine(factory: EngineFactory) -> Engine:
 
 
 def decode_batch(engine: Engine, jobs: Sequence[Job]) -> list[Outcome]:
-    """Decode; never raises. An engine that raises, or does not answer each job, fails the jobs concerned."""
+    """Decode; never raises. What the engine leaves without an answer becomes a `Failure`."""
+    answers: Sequence[Outcome | None]
     try:
-        answers: Mapping[str, Outcome] = {outcome.job_id: outcome for outcome in engine.transcribe(jobs)}
-        problem = "the engine gave no answer for this job"
+        answers, problem = engine.transcribe(jobs), "the engine gave no answer for this job"
     except Exception as error:
         # The text of the error stays here: it might quote what was heard.
         _log.warning("the engine raised %s on a batch of %d", type(error).__name__, len(jobs))
-        answers, problem = {}, f"the engine raised {type(error).__name__}"
+        answers, problem = [], f"the engine raised {type(error).__name__}"
     return [
-        answers.get(job.job_id) or Failure(job_id=job.job_id, error=EngineError(problem, job_id=job.job_id))
-        for job in jobs
+        answer
+        if answer is not None and answer.job_id == job.job_id
+        else Failure(job_id=job.job_id, error=EngineError(problem, job_id=job.job_id))
+        for job, answer in zip_longest(jobs, answers[: len(jobs)])
     ]
 
 
 def with_timings(
-    outcomes: Sequence[Outcome], queue_waits_s: Mapping[str, float], inference_s: float
+    outcomes: Sequence[Outcome], queue_waits_s: Sequence[float], inference_s: float
 ) -> list[Outcome]:
     """The outcomes of one engine call, each result told where its time went."""
-
-    def timed(result: Result) -> Result:
-        timings = Timings(
-            queue_wait_s=queue_waits_s.get(result.job_id, 0.0),
-            inference_s=inference_s,
-            batch_size=len(outcomes),
+    return [
+        replace(
+            outcome, timings=Timings(queue_wait_s=wait_s, inference_s=inference_s, batch_size=len(outcomes))
         )
-        return replace(result, timings=timings)
-
-    return [timed(outcome) if isinstance(outcome, Result) else outcome for outcome in outcomes]
+        if isinstance(outcome, Result)
+        else outcome
+        for outcome, wait_s in zip(outcomes, queue_waits_s, strict=True)
+    ]
 
 
 def pool_stats(stats: SchedulerStats, workers: int) -> PoolStats:

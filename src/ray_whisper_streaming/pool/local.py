@@ -1,8 +1,8 @@
 """A pool inside this process: worker threads, one engine each.
 
 The engines release the GIL while they decode, so threads are enough. What threads can't do is die: a hung
-engine call can't be stopped, only abandoned. Its thread is a daemon; when the call returns after all, the thread
-notices that it was replaced, frees its engine and ends.
+engine call can't be stopped, only abandoned. Its thread is a daemon; when the call returns after all, the
+thread notices that it was replaced, frees its engine and ends.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ray_whisper_streaming.core.jobs import Failure, Job, Outcome, Result
@@ -88,7 +88,6 @@ class LocalPool(PendingPool):
             raise ConfigurationError("job_timeout_s", job_timeout_s, "more than 0 s")
         self._engine_factory = engine_factory
         self._count = workers
-        self._config = scheduler or SchedulerConfig()
         self._job_timeout_s = job_timeout_s
         self._clock = clock
         self._starting = threading.Lock()
@@ -100,7 +99,7 @@ class LocalPool(PendingPool):
         self._ready = False
         self._workers: list[_Worker] = []
         self._watchdog: threading.Thread | None = None
-        self._scheduler: Scheduler | None = None
+        self._scheduler = Scheduler(scheduler)
         self._load_error: RayWhisperError | None = None
 
     # Recognizer
@@ -144,10 +143,13 @@ class LocalPool(PendingPool):
             InvalidState: a job of the same id is unanswered.
         """
         with self._lock:
-            scheduler = self._running_scheduler()
+            if self._closed.is_set():
+                raise StreamClosed("the pool was closed")
+            if not self._ready:
+                raise NotReady("the pool was not started; call start()")
             future = self._pending.add(job)
             try:
-                scheduler.add(QueuedJob.of(job), self._clock())
+                self._scheduler.add(QueuedJob.of(job), self._clock())
             except RayWhisperError:
                 self._pending.drop(job.job_id)
                 raise
@@ -157,8 +159,6 @@ class LocalPool(PendingPool):
     async def stats(self) -> PoolStats:
         """See `Recognizer`."""
         with self._lock:
-            if self._scheduler is None:
-                return PoolStats()
             alive = sum(worker.state in ("idle", "busy") for worker in self._workers)
             return pool_stats(self._scheduler.stats(), alive)
 
@@ -178,15 +178,8 @@ class LocalPool(PendingPool):
 
     def _withdraw(self, job_id: str) -> None:
         with self._lock:
-            if self._scheduler is not None and self._scheduler.cancel(job_id):
+            if self._scheduler.cancel(job_id):
                 self._pending.drop(job_id)
-
-    def _running_scheduler(self) -> Scheduler:
-        if self._closed.is_set():
-            raise StreamClosed("the pool was closed")
-        if not self._ready or self._scheduler is None:
-            raise NotReady("the pool was not started; call start()")
-        return self._scheduler
 
     # A worker's thread
 
@@ -212,24 +205,22 @@ class LocalPool(PendingPool):
             engine.close()
 
     def _decode(self, worker: _Worker, engine: Engine, batch: Batch) -> None:
-        jobs = [
-            job for job in (self._pending.start(queued.job_id) for queued in batch.jobs) if job is not None
-        ]
+        # A job that was answered in the meantime (the pool is closing) is not here any more.
+        waits_s = {
+            job: wait_s
+            for queued, wait_s in zip(batch.jobs, batch.queue_waits_s, strict=True)
+            if (job := self._pending.start(queued.job_id))
+        }
         started = self._clock()
-        outcomes = decode_batch(engine, jobs)
+        outcomes = decode_batch(engine, list(waits_s))
         inference_s = self._clock() - started
         with self._lock:
-            if worker.state == "abandoned" or self._scheduler is None:
+            if worker.state == "abandoned":
                 return
             worker.state, worker.batch = "idle", None
             decoded = {outcome.job_id: isinstance(outcome, Result) for outcome in outcomes}
-            # A job no longer pending (cancelled in the moment it was taken) counts as failed.
-            decoded = {queued.job_id: decoded.get(queued.job_id, False) for queued in batch.jobs}
             self._scheduler.update(worker.worker_id, decoded, inference_s)
-        waits_s = {
-            queued.job_id: wait_s for queued, wait_s in zip(batch.jobs, batch.queue_waits_s, strict=True)
-        }
-        for outcome in with_timings(outcomes, waits_s, inference_s):
+        for outcome in with_timings(outcomes, list(waits_s.values()), inference_s):
             self._pending.answer(outcome)
 
     def _next_batch(self, worker: _Worker) -> Batch | None:
@@ -240,14 +231,12 @@ class LocalPool(PendingPool):
                     self._assign()
                 if worker.batch is not None:
                     return worker.batch
-                wakeup = self._scheduler.next_wakeup() if self._scheduler else None
+                wakeup = self._scheduler.next_wakeup()
                 self._changed.wait(None if wakeup is None else max(0.0, wakeup - self._clock()))
             return None
 
     def _assign(self) -> None:
         """Give work to all idle workers at once, so that it is split between them."""
-        if self._scheduler is None:
-            return
         now = self._clock()
         idle = {worker.worker_id: worker for worker in self._workers if worker.state == "idle"}
         for batch in self._scheduler.schedule(now, list(idle)):
@@ -260,9 +249,7 @@ class LocalPool(PendingPool):
         with self._lock:
             if worker.state == "abandoned":
                 return
-            if self._scheduler is None:
-                size = min(self._config.max_batch_size, capabilities.max_batch_size)
-                self._scheduler = Scheduler(replace(self._config, max_batch_size=size))
+            self._scheduler.limit_batch_size(capabilities.max_batch_size)
             worker.state = "idle"
             self._loaded.notify_all()
 
@@ -276,12 +263,11 @@ class LocalPool(PendingPool):
             if not self._ready:
                 return
             _log.error("%s could not load its engine again: %s", worker.worker_id, error)
-            if all(other.state == "failed" for other in self._workers):
-                stranded = [job.job_id for job in self._pending.jobs()]
-            else:
-                stranded = []
+            if any(other.state != "failed" for other in self._workers):
+                return
+            stranded = [job.job_id for job in self._pending.jobs()]
             for job_id in stranded:
-                self._withdraw(job_id)
+                self._scheduler.cancel(job_id)
         for job_id in stranded:
             self._pending.fail(job_id, EngineError("no worker could load its engine", job_id=job_id))
 
@@ -303,7 +289,7 @@ class LocalPool(PendingPool):
         hung, batch, worker.state = worker.state != "failed", worker.batch, "abandoned"
         if hung:
             _log.error("%s hangs; another one takes its place", worker.worker_id)
-        if batch is None or self._scheduler is None:
+        if batch is None:
             return []
         ended = self._scheduler.update(
             worker.worker_id, {queued.job_id: False for queued in batch.jobs}, self._job_timeout_s
