@@ -328,9 +328,8 @@ class Scheduler:
             The jobs whose tries are used up, as failures with `WorkerDied`.
         """
         failures: list[Failure] = []
-        for entry in [entry for entry in self._running.values() if entry.worker_id == worker_id]:
-            job_id = entry.job.job_id
-            del self._running[job_id]
+        for job_id in self.running(worker_id):
+            entry = self._running.pop(job_id)
             if entry.tries < self._config.max_tries:
                 self._counts.jobs_retried += 1
                 self._enqueue(entry)
@@ -339,6 +338,10 @@ class Scheduler:
                 message = f"the worker died; that was try {entry.tries} of {self._config.max_tries}"
                 failures.append(Failure(job_id=job_id, error=WorkerDied(message, job_id=job_id)))
         return failures
+
+    def running(self, worker_id: str) -> list[str]:
+        """The ids of the jobs a worker has."""
+        return [job_id for job_id, entry in self._running.items() if entry.worker_id == worker_id]
 
     def stats(self) -> SchedulerStats:
         """What happened so far."""

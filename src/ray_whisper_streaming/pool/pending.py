@@ -45,6 +45,11 @@ class Pending:
         future.add_done_callback(lambda done: self._withdraw(job.job_id) if done.cancelled() else None)
         return future
 
+    def job(self, job_id: str) -> Job | None:
+        """The job; None if it is not here."""
+        entry = self._jobs.get(job_id)
+        return entry[0] if entry else None
+
     def start(self, job_id: str) -> Job | None:
         """The job, whose future can't be cancelled from now on; None if it is not here."""
         with self._lock:

@@ -1,0 +1,273 @@
+"""A pool of Ray actors: one dispatcher, and workers on the GPUs (or CPUs) of the whole cluster."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+import ray as untyped_ray
+from ray.exceptions import GetTimeoutError, RayActorError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from ray_whisper_streaming.core.scheduling import SchedulerConfig
+from ray_whisper_streaming.engines.base import EngineFactory
+from ray_whisper_streaming.errors import ConfigurationError, PoolError, StartupTimeout, StreamClosed
+from ray_whisper_streaming.pool.ray_client import RayPoolHandle
+from ray_whisper_streaming.pool.ray_dispatcher import Dispatcher
+from ray_whisper_streaming.pool.ray_messages import Progress
+from ray_whisper_streaming.pool.ray_worker import Worker
+
+__all__ = ["RayPool", "RayPoolHandle"]
+
+WORKER_CPUS = 0.1
+"""CPUs a worker reserves. Only so much that Ray counts it: how many threads decode is the engine's choice,
+and two pools must fit on two cores."""
+
+LOOK_S = 0.5
+"""How often a waiting `RayPool.start` looks whether the pool was closed meanwhile."""
+
+FAREWELL_S = 2.0
+"""How long the dispatcher may take to tell its clients that the pool closes."""
+
+_log = logging.getLogger(__name__)
+
+ray: Any = untyped_ray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """Which workers to make: one for each element of ``strategies``."""
+
+    strategies: tuple[Any, ...]
+    num_gpus: float
+    told: str
+
+
+class RayPool(RayPoolHandle):
+    """A `Recognizer` of Ray actors.
+
+    Uses the Ray that this process is connected to; else connects to ``address`` or ``RAY_ADDRESS``; else
+    starts a Ray of its own, which ends with the last pool that uses it. Under ``uv run`` Ray copies the
+    project for each worker: set ``RAY_ENABLE_UV_RUN_RUNTIME_ENV=0`` before Ray is imported to avoid that, as the
+    command line of this package does.
+
+    A worker that dies is restarted by Ray, and its jobs run again; a dispatcher that dies is restarted, and
+    clients submit again what is unanswered. Pickling a pool gives a `RayPoolHandle`.
+
+    Args:
+        engine_factory: makes an engine; must be picklable, and importable on the workers' nodes.
+        workers: how many; None: one per GPU of the cluster or, without GPUs, one per node with all its cores.
+        max_worker_count: at most so many.
+        num_gpus_per_worker: None: 1 if the cluster has GPUs, else 0.
+        scheduler: limits of the queue and of batches. The engine's own batch limit is kept too.
+        job_timeout_s: an engine call that takes longer fails its jobs with `EngineTimeout`, and the worker is
+            restarted.
+        name: of the dispatcher actor, for `RayPoolHandle.attach`; None: a name of its own.
+        namespace: Ray's, for the name; None: that of the connection.
+        address: of a Ray cluster, if this process is not connected to one.
+
+    Call `start` next, or use it as a (sync or async) context manager.
+    """
+
+    def __init__(
+        self,
+        engine_factory: EngineFactory,
+        *,
+        workers: int | None = None,
+        max_worker_count: int | None = None,
+        num_gpus_per_worker: float | None = None,
+        scheduler: SchedulerConfig | None = None,
+        job_timeout_s: float = 60.0,
+        name: str | None = None,
+        namespace: str | None = None,
+        address: str | None = None,
+    ) -> None:
+        super().__init__(None)
+        for field, count in (("workers", workers), ("max_worker_count", max_worker_count)):
+            if count is not None and count < 1:
+                raise ConfigurationError(field, count, "1 or more, or None")
+        if not job_timeout_s > 0:
+            raise ConfigurationError("job_timeout_s", job_timeout_s, "more than 0 s")
+        self._engine_factory = engine_factory
+        self._wanted = workers
+        self._max_worker_count = max_worker_count
+        self._num_gpus_per_worker = num_gpus_per_worker
+        self._config = scheduler or SchedulerConfig()
+        self._job_timeout_s = job_timeout_s
+        self._name = name or f"ray-whisper-pool-{uuid.uuid4().hex[:8]}"
+        self._namespace = namespace
+        self._address = address
+        self._life = threading.Lock()
+        self._actors: list[Any] = []
+        self._in_session = False
+
+    @property
+    def name(self) -> str:
+        """Of the dispatcher actor, for `RayPoolHandle.attach`."""
+        return self._name
+
+    def handle(self) -> RayPoolHandle:
+        """For another process, task or actor: a `Recognizer` that can be pickled.
+
+        Raises:
+            NotReady: before `start`.
+        """
+        return RayPoolHandle(self._connected_dispatcher())
+
+    def start(self, timeout_s: float = 300.0) -> None:
+        """See `Recognizer`. After a failure it may be called again.
+
+        Raises:
+            StartupTimeout, ModelNotFound, StreamClosed: see `Recognizer`.
+            PoolError: the engine raised something else while it was loaded.
+            ConfigurationError: the name is taken.
+        """
+        give_up_at = time.monotonic() + timeout_s
+        with self._life:
+            if self._closed:
+                raise StreamClosed("the pool was closed")
+            if self._actors:
+                return
+            try:
+                _session.enter(self._address, self._namespace)
+                self._in_session = True
+                dispatcher = self._make_actors()
+                self._wait_for_workers(dispatcher, give_up_at, timeout_s)
+            except BaseException:
+                self._end_actors()
+                raise
+            self._dispatcher = dispatcher
+            self._connect()
+
+    def close(self) -> None:
+        """See `Recognizer`. Ends the pool's actors, for all its handles."""
+        super().close()
+        with self._life:
+            self._end_actors()
+
+    def _make_actors(self) -> Any:
+        plan = self._plan()
+        _log.info("%s", plan.told)
+        worker = ray.remote(Worker)
+        workers = [
+            worker.options(
+                num_cpus=WORKER_CPUS, num_gpus=plan.num_gpus, max_restarts=-1, scheduling_strategy=strategy
+            ).remote(self._engine_factory)
+            for strategy in plan.strategies
+        ]
+        self._actors += workers
+        here = ray.get_runtime_context().get_node_id()
+        try:
+            dispatcher = (
+                ray.remote(Dispatcher)
+                .options(
+                    name=self._name,
+                    namespace=self._namespace,
+                    num_cpus=0,
+                    max_restarts=-1,
+                    scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=True),
+                )
+                .remote(workers, self._config, self._job_timeout_s)
+            )
+        except ValueError as error:
+            raise ConfigurationError("name", self._name, "one that no other actor has") from error
+        self._actors.append(dispatcher)
+        return dispatcher
+
+    def _plan(self) -> _Plan:
+        gpus = ray.cluster_resources().get("GPU", 0.0)
+        per_worker = self._num_gpus_per_worker
+        if per_worker is None:
+            per_worker = 1.0 if gpus else 0.0
+        if per_worker:
+            count = self._capped(self._wanted or max(1, int(gpus / per_worker)))
+            told = f"{count} workers with {per_worker:g} GPU each, of {gpus:g} in the Ray cluster"
+            return _Plan(strategies=("SPREAD",) * count, num_gpus=per_worker, told=told)
+        why = "no GPU in the Ray cluster" if not gpus else "no GPU asked for"
+        if self._wanted:
+            count = self._capped(self._wanted)
+            return _Plan(strategies=("SPREAD",) * count, num_gpus=0, told=f"{why}: {count} CPU workers")
+        # Two engines that share the cores of a node decode no more than one that has them all.
+        nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+        nodes = nodes[: self._capped(len(nodes))] or [ray.get_runtime_context().get_node_id()]
+        return _Plan(
+            strategies=tuple(NodeAffinitySchedulingStrategy(node, soft=True) for node in nodes),
+            num_gpus=0,
+            told=f"{why}: {len(nodes)} CPU workers, each using all cores of its node",
+        )
+
+    def _capped(self, count: int) -> int:
+        return min(count, self._max_worker_count or count)
+
+    def _wait_for_workers(self, dispatcher: Any, give_up_at: float, timeout_s: float) -> None:
+        progress: Progress | None = None
+        asked = dispatcher.progress.remote(progress)
+        while progress is None or progress.ready < progress.workers:
+            left_s = give_up_at - time.monotonic()
+            if self._closed:
+                raise StreamClosed("the pool was closed while it started")
+            if left_s <= 0:
+                ready = f"{progress.ready} of {progress.workers}" if progress else "none"
+                raise StartupTimeout(f"the workers were not ready within {timeout_s:g} s: {ready} were")
+            try:
+                progress = ray.get(asked, timeout=min(LOOK_S, left_s))
+            except GetTimeoutError:
+                continue
+            except RayActorError as error:
+                if error.actor_init_failed:
+                    raise PoolError(f"the dispatcher could not be made: {error}") from error
+                progress = None
+            if progress is not None and progress.errors:
+                raise progress.errors[0]
+            asked = dispatcher.progress.remote(progress)
+
+    def _end_actors(self) -> None:
+        actors, self._actors, self._dispatcher = self._actors, [], None
+        if not self._in_session:
+            return
+        self._in_session = False
+        if actors and ray.is_initialized():
+            *workers, last = actors
+            try:  # handles elsewhere shall know that this is no accident
+                ray.get(last.close.remote(), timeout=FAREWELL_S)
+            except Exception as error:
+                _log.debug("the dispatcher did not answer on closing: %s", type(error).__name__)
+            for actor in [last, *workers]:
+                ray.kill(actor, no_restart=True)
+        _session.leave()
+
+
+class _Session:
+    """The Ray connection of this process, as far as it is the pools' own."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pools = 0
+        self._ours = False
+
+    def enter(self, address: str | None, namespace: str | None) -> None:
+        with self._lock:
+            if not ray.is_initialized():
+                ray.init(
+                    address=address,
+                    namespace=namespace,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.WARNING,
+                )
+                self._ours, self._pools = True, 0
+            self._pools += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._pools -= 1
+            if self._ours and self._pools <= 0:
+                self._ours = False
+                ray.shutdown()
+
+
+_session = _Session()
