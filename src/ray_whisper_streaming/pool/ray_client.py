@@ -8,13 +8,13 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
 import ray as untyped_ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import ActorDiedError, RayActorError, RayError
 
 from ray_whisper_streaming.core.jobs import Job, Result
 from ray_whisper_streaming.core.scheduling import QueuedJob
@@ -29,7 +29,10 @@ RETRY_DELAY_S = 0.2
 """Pause before a dispatcher that did not answer is asked again."""
 
 GONE_AFTER_S = 60.0
-"""A dispatcher that did not come back for so long is given up: its pool has gone."""
+"""A dispatcher that does not come back for so long is given up: its pool has gone."""
+
+DEAD_AFTER_S = 2.0
+"""The same, where Ray says that it is dead and not just being restarted."""
 
 JOIN_S = 5.0
 """How long `RayPoolHandle.close` waits for the thread."""
@@ -121,7 +124,7 @@ class RayPoolHandle(PendingPool):
     def _withdraw(self, job_id: str) -> None:
         self._pending.drop(job_id)
         if self._loop is not None:
-            self._call_soon(self._loop, lambda: self._dispatcher.cancel.remote([self._wire_id(job_id)]))
+            self._call_soon(self._loop, lambda: self._ask("cancel", [self._wire_id(job_id)]))
 
     # The thread
 
@@ -177,6 +180,10 @@ class RayPoolHandle(PendingPool):
         """Job ids are unique in a process, not in the cluster."""
         return f"{self._client_id}/{job_id}"
 
+    def _ask(self, method: str, *args: Any) -> Awaitable[Any]:
+        _check_ray()
+        return getattr(self._dispatcher, method).remote(*args)
+
     # Out: all jobs given in one turn of the loop go in one call
 
     def _send(self) -> None:
@@ -184,9 +191,13 @@ class RayPoolHandle(PendingPool):
         job_ids: list[str] = []
         while self._outbox:
             job_ids.append(self._outbox.popleft())
-        submissions = [submission for job_id in job_ids if (submission := self._submission(job_id))]
-        if submissions:
-            sent: Awaitable[None] = self._dispatcher.submit.remote(self._client_id, submissions)
+        try:
+            submissions = [submission for job_id in job_ids if (submission := self._submission(job_id))]
+            sent = self._ask("submit", self._client_id, submissions) if submissions else None
+        except (RayError, PoolError) as error:
+            self._fail(job_ids, error)
+            return
+        if sent is not None:
             task = asyncio.ensure_future(self._confirm(sent, job_ids))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -196,6 +207,7 @@ class RayPoolHandle(PendingPool):
         if job is None:
             return None
         if job_id not in self._refs:
+            _check_ray()
             self._refs[job_id] = ray.put(job)
         queued = replace(
             QueuedJob.of(job), job_id=self._wire_id(job_id), deadline=job.deadline - time.monotonic()
@@ -209,26 +221,35 @@ class RayPoolHandle(PendingPool):
             await asyncio.sleep(RETRY_DELAY_S)
             self._outbox.extend(job_ids)  # submitting twice is harmless
             self._send()
+        except RayError as error:
+            self._fail(job_ids, error)
+
+    def _fail(self, job_ids: Iterable[str], error: Exception) -> None:
+        _log.error("jobs could not be submitted: %s", type(error).__name__)
+        for job_id in job_ids:
+            self._pending.fail(job_id, PoolError(f"the job could not be submitted: {type(error).__name__}"))
 
     # In
 
     async def _fetch_answers(self) -> None:
-        epoch, seen, heard_at = "", 0, time.monotonic()
+        epoch, seen = "", 0
+        failing_since: float | None = None
         while not self._closed:
             try:
-                mail: Mail | None = await self._dispatcher.poll.remote(self._client_id, epoch, seen)
-            except RayError as error:
-                if time.monotonic() - heard_at > GONE_AFTER_S or not ray.is_initialized():
-                    _log.error("the pool's dispatcher is gone: %s", type(error).__name__)
-                    mail = None
-                else:
+                mail: Mail | None = await self._ask("poll", self._client_id, epoch, seen)
+            except (RayError, PoolError) as error:
+                failing_since = failing_since or time.monotonic()
+                patience_s = DEAD_AFTER_S if isinstance(error, ActorDiedError) else GONE_AFTER_S
+                if time.monotonic() - failing_since < patience_s and not isinstance(error, PoolError):
                     await asyncio.sleep(RETRY_DELAY_S)
                     continue
+                _log.error("the pool's dispatcher is gone: %s", type(error).__name__)
+                mail = None
             if mail is None:
                 self._closed = True
                 self._fail_all()
                 return
-            heard_at = time.monotonic()
+            failing_since = None
             for answer in mail.answers:
                 self._take(answer.job_id.partition("/")[2], unpack_answer(answer))
             seen = mail.first + len(mail.answers)
@@ -248,6 +269,12 @@ class RayPoolHandle(PendingPool):
 
     async def _fetch_stats(self) -> PoolStats:
         try:
-            return await self._dispatcher.stats.remote()
+            return await self._ask("stats")
         except RayActorError as error:
             raise PoolError("the pool's dispatcher does not answer") from error
+
+
+def _check_ray() -> None:
+    """Any call to a Ray that was shut down would start a new one."""
+    if not ray.is_initialized():
+        raise PoolError("Ray was shut down before the pool was closed")

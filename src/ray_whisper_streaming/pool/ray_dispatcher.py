@@ -54,6 +54,9 @@ WATCH_S = 1.0
 WATCHES_PER_TIMEOUT = 20
 """A timeout is noticed at most a twentieth late."""
 
+LAST_ANSWERS_S = 0.1
+"""Time for the last answers to leave, before `close` returns and the actor is killed."""
+
 RECALL_DELAY_S = 0.1
 """Pause before a worker that died is called again. The call waits until Ray has restarted it."""
 
@@ -193,6 +196,7 @@ class Dispatcher:
             if seat.request is not None:
                 seat.request.set_result(None)
                 seat.request = None
+        await asyncio.sleep(LAST_ANSWERS_S)
 
     # Called by the workers
 

@@ -52,8 +52,8 @@ class RayPool(RayPoolHandle):
 
     Uses the Ray that this process is connected to; else connects to ``address`` or ``RAY_ADDRESS``; else
     starts a Ray of its own, which ends with the last pool that uses it. Under ``uv run`` Ray copies the
-    project for each worker: set ``RAY_ENABLE_UV_RUN_RUNTIME_ENV=0`` before Ray is imported to avoid that, as the
-    command line of this package does.
+    project for each worker; to avoid that, set ``RAY_ENABLE_UV_RUN_RUNTIME_ENV=0`` before Ray is imported, as
+    the command line of this package does.
 
     A worker that dies is restarted by Ray, and its jobs run again; a dispatcher that dies is restarted, and
     clients submit again what is unanswered. Pickling a pool gives a `RayPoolHandle`.
