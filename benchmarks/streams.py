@@ -92,7 +92,13 @@ class Measurement:
 
     async def _trial(self, pool: AsyncPool, streams: int) -> dict[str, Any]:
         progress.log(f"{streams} streams of {self.args.seconds:g} s")
-        row = await run_trial(pool, self.materials(streams), self.options, language=self.args.language)
+        row = await run_trial(
+            pool,
+            self.materials(streams),
+            self.options,
+            language=self.args.language,
+            texts=self.args.texts,
+        )
         row["holds"] = holds(row)
         self.rows.append(row)
         self._save()
@@ -188,6 +194,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--max-limit", type=int, default=512, help="most streams --find-max tries")
     parser.add_argument(
         "--no-offline", dest="offline", action="store_false", help="no offline word error rate"
+    )
+    parser.add_argument(
+        "--texts", action="store_true", help="keep what was said and committed, in the JSON file"
     )
     pool = parser.add_argument_group("the pool")
     pool.add_argument("--model", default="tiny.en")

@@ -30,8 +30,13 @@ FROM_OWN_TIMES = "the system's own word ends"
 Row = dict[str, Any]
 
 
-def make_row(materials: Sequence[Clip], logs: Sequence[StreamLog], *, language: str = "en") -> Row:
-    """What the logs of streams that ran together tell. Keys and units: ``benchmarks/README.md``."""
+def make_row(
+    materials: Sequence[Clip], logs: Sequence[StreamLog], *, language: str = "en", texts: bool = False
+) -> Row:
+    """What the logs of streams that ran together tell. Keys and units: ``benchmarks/README.md``.
+
+    With ``texts`` it also holds, for each stream, what was said and what was committed.
+    """
     timed = all(clip.words for clip in materials)
     audio_s = [clip.seconds for clip in materials]
     scores = [
@@ -43,7 +48,7 @@ def make_row(materials: Sequence[Clip], logs: Sequence[StreamLog], *, language: 
     lag = measure_lag(commits, max(audio_s))
     ends = [log.ended_at_s - s for log, s in zip(logs, audio_s, strict=True) if log.ended_at_s is not None]
     late_s = [late for log in logs for late in log.late_s]
-    return {
+    row: Row = {
         "streams": len(logs),
         "audio_s": sum(audio_s),
         "partials_per_s": statistics.mean(
@@ -66,6 +71,11 @@ def make_row(materials: Sequence[Clip], logs: Sequence[StreamLog], *, language: 
         "failed_jobs": sum(log.failed_jobs for log in logs),
         "packet_delay_s": percentiles(late_s, 95, 100),
     }
+    if texts:
+        row["texts"] = [
+            {"said": clip.text, "committed": log.text} for clip, log in zip(materials, logs, strict=True)
+        ]
+    return row
 
 
 def pool_use(before: PoolStats, after: PoolStats, *, wall_s: float, audio_s: float) -> Row:
@@ -124,7 +134,7 @@ _COLUMNS: Mapping[str, Sequence[tuple[str, ...]]] = {
     "RSS\nMB": [("peak_rss_mb",)],
     "tail\nlost": [("tail_words_lost",)],
     "lag\ngrows": [("lag_grows",)],
-    "fail-\nures": [("failures",)],
+    "\nfail": [("failures",)],
 }
 
 

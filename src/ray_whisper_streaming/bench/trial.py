@@ -23,9 +23,10 @@ async def run_trial(
     options: StreamOptions,
     *,
     language: str = "en",
+    texts: bool = False,
     drain_limit_s: float = DRAIN_LIMIT_S,
 ) -> dict[str, Any]:
-    """Play the materials, one stream each, and measure. See `run_streams` for the arguments."""
+    """Play the materials, one stream each, and measure. Arguments: see `run_streams` and `make_row`."""
     gc.collect()
     before, began_s = await pool.stats(), time.monotonic()
     with MemoryPeak() as memory:
@@ -33,7 +34,7 @@ async def run_trial(
     wall_s, after = time.monotonic() - began_s, await pool.stats()
     audio_s = sum(clip.seconds for clip in materials)
     return {
-        **make_row(materials, logs, language=language),
+        **make_row(materials, logs, language=language, texts=texts),
         **pool_use(before, after, wall_s=wall_s, audio_s=audio_s),
         "peak_rss_mb": memory.peak_mb,
     }

@@ -1,0 +1,82 @@
+"""The programs in `benchmarks/`, run as a user runs them, for seconds instead of minutes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib import resources
+from pathlib import Path
+
+import av
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+SAMPLES = Path(str(resources.files("ray_whisper_streaming") / "samples"))
+
+SPOKEN = "Good morning, and here is the weather for today."
+SPOKEN_S = 3.4
+"""The first sentence of the sample, and where it ends."""
+
+
+def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(BENCHMARKS / program), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    """A folder with one clip: the beginning of a sample."""
+    sentence = tmp_path / "sentence.flac"
+    with av.open(str(SAMPLES / "weather_report.flac")) as source, av.open(str(sentence), "w") as target:
+        stream = target.add_stream("flac", rate=source.streams.audio[0].rate, layout="mono")
+        for frame in source.decode(audio=0):
+            if frame.time is not None and frame.time < SPOKEN_S:
+                target.mux(stream.encode(frame))
+        target.mux(stream.encode(None))
+    entry = {"file": sentence.name, "language": "en", "text": SPOKEN}
+    (tmp_path / "samples.json").write_text(json.dumps([entry]))
+    return tmp_path
+
+
+def test_a_long_stream_keeps_its_memory_and_its_words(tmp_path):
+    report = tmp_path / "long.json"
+    done = run("long_stream.py", "--hours", "0.05", "--mark-every-s", "60", "--json", str(report))
+    assert done.returncode == 0, done.stdout + done.stderr
+    last = json.loads(report.read_text())["results"][-1]
+    assert last["committed"] == 453
+    assert last["wrong"] == 0
+
+
+def test_memory_of_a_stream(tmp_path):
+    report = tmp_path / "memory.json"
+    done = run("stream_memory.py", "--streams", "20", "--scripted", "--json", str(report))
+    assert done.returncode == 0, done.stdout + done.stderr
+    (row,) = json.loads(report.read_text())["results"]
+    held_audio_mb = row["audio_s"] * 32_000 / 2**20
+    assert held_audio_mb / 2 < row["held_by_python_mb_per_stream"] < 5
+
+
+@pytest.mark.model
+@pytest.mark.slow
+def test_streams_beside_the_original(tmp_path, clips):
+    pytest.importorskip("whisper_online")
+    report = tmp_path / "streams.json"
+    done = run(
+        "streams.py", "--streams", "1", "--seconds", "4", "--audio", str(clips), "--baseline",
+        "--json", str(report), "--texts",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    document = json.loads(report.read_text())
+    (row,) = document["results"]
+    assert row["streams"] == row["baseline"]["streams"] == 1
+    assert row["failures"] == row["baseline"]["failures"] == 0
+    assert row["wer"] < 0.3
+    assert row["offline_wer"] < 0.3
+    assert row["words_scored"] > 5
+    assert row["commit_latency_s"]["p50"] > 0
+    assert row["ratio"] == row["baseline"]["commit_latency_s"]["p95"] / row["commit_latency_s"]["p95"]
+    assert row["latency_reference"] == "the system's own word ends"
+    assert document["machine"]["cores"] >= 1
+    assert "this" in done.stdout
+    assert "original" in done.stdout
