@@ -164,6 +164,7 @@ def test_two_pools_on_two_cores_and_closing_one(pool):
     assert worker_pid(pool) != pid  # the other one is as it was
 
 
+@pytest.mark.slow
 def test_a_pool_with_a_ray_of_its_own_leaves_no_process():
     script = """
         import os, sys

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -145,6 +146,7 @@ class QueueLife(RuleBasedStateMachine):
 
 
 TestQueueLife = QueueLife.TestCase
+TestQueueLife.settings = settings(max_examples=60, deadline=None)
 
 
 class Rivals(RuleBasedStateMachine):
@@ -188,3 +190,4 @@ class Rivals(RuleBasedStateMachine):
 
 
 TestRivals = Rivals.TestCase
+TestRivals.settings = settings(max_examples=30, deadline=None)

@@ -206,13 +206,16 @@ class RayPoolHandle(PendingPool):
         job = self._pending.job(job_id)
         if job is None:
             return None
-        if job_id not in self._refs:
+        ref = self._refs.get(job_id)
+        if ref is None:
             _check_ray()
-            self._refs[job_id] = ray.put(job)
+            ref = self._refs[job_id] = ray.put(job)
+            if self._pending.job(job_id) is None:  # cancelled meanwhile
+                self._refs.pop(job_id, None)
         queued = replace(
             QueuedJob.of(job), job_id=self._wire_id(job_id), deadline=job.deadline - time.monotonic()
         )
-        return Submission(queued, self._refs[job_id])
+        return Submission(queued, ref)
 
     async def _confirm(self, sent: Awaitable[None], job_ids: list[str]) -> None:
         try:
@@ -243,7 +246,7 @@ class RayPoolHandle(PendingPool):
                 if time.monotonic() - failing_since < patience_s and not isinstance(error, PoolError):
                     await asyncio.sleep(RETRY_DELAY_S)
                     continue
-                _log.error("the pool's dispatcher is gone: %s", type(error).__name__)
+                _log.warning("the pool is gone: %s", error if isinstance(error, PoolError) else type(error))
                 mail = None
             if mail is None:
                 self._closed = True

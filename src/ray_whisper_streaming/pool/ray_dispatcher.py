@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray as untyped_ray
-from ray.exceptions import ActorDiedError, RayActorError
+from ray.exceptions import ActorUnavailableError, RayError
 
 from ray_whisper_streaming.core.scheduling import Scheduler, SchedulerConfig
 from ray_whisper_streaming.errors import (
@@ -58,10 +58,13 @@ LAST_ANSWERS_S = 0.1
 """Time for the last answers to leave, before `close` returns and the actor is killed."""
 
 RECALL_DELAY_S = 0.1
-"""Pause before a worker that died is called again. The call waits until Ray has restarted it."""
+"""Pause before a worker that died is called again; doubled each time it dies before it is ready, up to"""
 
 RELOAD_DELAY_S = 5.0
-"""Pause before a worker that could not load its engine is given another try."""
+"""this, which is also the pause after it could not load its engine."""
+
+LOAD_TIMEOUT_S = 900.0
+"""A worker that loads its engine for longer hangs. (How long a start may take is the pool's to say.)"""
 
 _log = logging.getLogger(__name__)
 
@@ -80,7 +83,7 @@ class _Seat:
     request: asyncio.Future[DecodeOrder | None] | None = None
     """Its request for work, while it is idle."""
     expires_at: float | None = None
-    """When the batch it decodes has taken too long."""
+    """When what it does now (loading, decoding) has taken too long."""
     error: RayWhisperError | None = None
     """Why it could not load its engine."""
 
@@ -98,16 +101,17 @@ class Dispatcher:
     """One per pool. All methods run on the actor's event loop, and none of them blocks it.
 
     Args:
-        workers: actor handles of `Worker`.
+        workers: names of the `Worker` actors,
+        namespace: in this namespace of Ray. (Names, because Ray can't keep handles for a restart.)
         config: of the scheduler.
         job_timeout_s: a worker that decodes for longer is killed, and its jobs fail.
     """
 
-    def __init__(self, workers: Sequence[Any], config: SchedulerConfig, job_timeout_s: float) -> None:
+    def __init__(
+        self, workers: Sequence[str], namespace: str, config: SchedulerConfig, job_timeout_s: float
+    ) -> None:
         self._epoch = uuid.uuid4().hex
-        self._seats = {
-            f"worker-{number}": _Seat(f"worker-{number}", worker) for number, worker in enumerate(workers)
-        }
+        self._seats = {name: _Seat(name, ray.get_actor(name, namespace)) for name in workers}
         self._scheduler = Scheduler(config)
         self._job_timeout_s = job_timeout_s
         self._clients: dict[str, _Client] = {}
@@ -231,15 +235,17 @@ class Dispatcher:
 
     async def _attend(self, seat: _Seat, me: Any) -> None:
         """Keep a worker working: call it, and again whenever the call ends."""
+        delay_s = RECALL_DELAY_S
         while True:
             seat.attendance += 1
-            delay_s = RECALL_DELAY_S
+            seat.expires_at = time.monotonic() + LOAD_TIMEOUT_S
             try:
                 seat.error = await seat.handle.serve.remote(me, seat.worker_id, seat.attendance)
-            except ActorDiedError as error:  # it won't be restarted: its constructor failed
+            except ActorUnavailableError:
+                _log.warning("%s died and is restarted", seat.worker_id)
+            except RayError as error:  # it is not restarted: its constructor failed
                 seat.error = PoolError(f"a worker could not be made: {error}")
-            except RayActorError:
-                _log.warning("%s died", seat.worker_id)
+            delay_s = RECALL_DELAY_S if seat.ready else min(2 * delay_s, RELOAD_DELAY_S)
             self._lose(seat)
             if seat.error is not None:
                 delay_s = RELOAD_DELAY_S

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray as untyped_ray
-from ray.exceptions import GetTimeoutError, RayActorError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_whisper_streaming.core.scheduling import SchedulerConfig
@@ -152,31 +152,28 @@ class RayPool(RayPoolHandle):
     def _make_actors(self) -> Any:
         plan = self._plan()
         _log.info("%s", plan.told)
-        worker = ray.remote(Worker)
-        workers = [
-            worker.options(
-                num_cpus=WORKER_CPUS, num_gpus=plan.num_gpus, max_restarts=-1, scheduling_strategy=strategy
-            ).remote(self._engine_factory)
-            for strategy in plan.strategies
-        ]
-        self._actors += workers
-        here = ray.get_runtime_context().get_node_id()
+        context = ray.get_runtime_context()
+        namespace: str = self._namespace or context.namespace
+        names = [f"{self._name}-worker-{number}" for number in range(len(plan.strategies))]
+        here = NodeAffinitySchedulingStrategy(context.get_node_id(), soft=True)
         try:
-            dispatcher = (
-                ray.remote(Dispatcher)
-                .options(
-                    name=self._name,
-                    namespace=self._namespace,
-                    num_cpus=0,
+            for name, strategy in zip(names, plan.strategies, strict=True):
+                worker = ray.remote(Worker).options(
+                    name=name,
+                    namespace=namespace,
+                    num_cpus=WORKER_CPUS,
+                    num_gpus=plan.num_gpus,
                     max_restarts=-1,
-                    scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=True),
+                    scheduling_strategy=strategy,
                 )
-                .remote(workers, self._config, self._job_timeout_s)
+                self._actors.append(worker.remote(self._engine_factory))
+            dispatcher = ray.remote(Dispatcher).options(
+                name=self._name, namespace=namespace, num_cpus=0, max_restarts=-1, scheduling_strategy=here
             )
+            self._actors.append(dispatcher.remote(names, namespace, self._config, self._job_timeout_s))
         except ValueError as error:
             raise ConfigurationError("name", self._name, "one that no other actor has") from error
-        self._actors.append(dispatcher)
-        return dispatcher
+        return self._actors[-1]
 
     def _plan(self) -> _Plan:
         gpus = ray.cluster_resources().get("GPU", 0.0)
@@ -226,17 +223,18 @@ class RayPool(RayPoolHandle):
             asked = dispatcher.progress.remote(progress)
 
     def _end_actors(self) -> None:
-        actors, self._actors, self._dispatcher = self._actors, [], None
+        actors, self._actors = self._actors, []
+        dispatcher, self._dispatcher = self._dispatcher, None
         if not self._in_session:
             return
         self._in_session = False
-        if actors and ray.is_initialized():
-            *workers, last = actors
-            try:  # handles elsewhere shall know that this is no accident
-                ray.get(last.close.remote(), timeout=FAREWELL_S)
-            except Exception as error:
-                _log.debug("the dispatcher did not answer on closing: %s", type(error).__name__)
-            for actor in [last, *workers]:
+        if ray.is_initialized():
+            if dispatcher is not None:
+                try:  # handles elsewhere shall know that this is no accident
+                    ray.get(dispatcher.close.remote(), timeout=FAREWELL_S)
+                except RayError as error:
+                    _log.debug("the dispatcher did not answer on closing: %s", type(error).__name__)
+            for actor in reversed(actors):
                 ray.kill(actor, no_restart=True)
         _session.leave()
 
@@ -257,7 +255,7 @@ class _Session:
                     namespace=namespace,
                     include_dashboard=False,
                     log_to_driver=False,
-                    logging_level=logging.WARNING,
+                    logging_level=logging.ERROR,  # warnings of its own start say nothing to our users
                 )
                 self._ours, self._pools = True, 0
             self._pools += 1

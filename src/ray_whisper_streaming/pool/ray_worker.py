@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
-from ray.exceptions import RayActorError
+import ray as untyped_ray
+from ray.exceptions import RayActorError, RayError
 
-from ray_whisper_streaming.core.jobs import Failure, Job, Outcome
+from ray_whisper_streaming.core.jobs import Failure, Job
 from ray_whisper_streaming.engines.base import Engine, EngineFactory
 from ray_whisper_streaming.errors import EngineError, RayWhisperError
 from ray_whisper_streaming.pool.decoding import decode_batch, load_engine, with_timings
-from ray_whisper_streaming.pool.ray_messages import DecodeOrder, Ready, Report, pack_answer
+from ray_whisper_streaming.pool.ray_messages import DecodeOrder, JobRef, Ready, Report, pack_answer
 
 __all__ = ["Worker"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+ray: Any = untyped_ray
 
 
 class Worker:
@@ -64,47 +71,48 @@ class Worker:
                     return None  # its successor will call
                 if order is None:
                     return None
-                message = await self._decode(engine, order)
-
-    def process_id(self) -> int:
-        """Of this actor."""
-        return os.getpid()
+                message = await self._in_engine_thread(_decode, engine, order)
 
     async def _loaded_engine(self) -> Engine:
-        if self._engine is not None:
-            return self._engine
-        loop = asyncio.get_running_loop()
-        engine = await loop.run_in_executor(self._engine_thread, load_engine, self._engine_factory)
-        self._engine = engine
-        return engine
+        if self._engine is None:
+            self._engine = await self._in_engine_thread(load_engine, self._engine_factory)
+        return self._engine
 
-    async def _decode(self, engine: Engine, order: DecodeOrder) -> Report:
-        fetched: list[Job | BaseException] = await asyncio.gather(*order.jobs, return_exceptions=True)
-        jobs = [job for job in fetched if isinstance(job, Job)]
-        loop = asyncio.get_running_loop()
-        outcomes, inference_s = await loop.run_in_executor(self._engine_thread, _timed_decode, engine, jobs)
-        decoded = iter(outcomes)
-        endings = [
-            next(decoded) if isinstance(job, Job) else _lost(job_id)
-            for job, job_id in zip(fetched, order.job_ids, strict=True)
-        ]
-        return Report(
-            tuple(
-                pack_answer(job_id, ending)
-                for job_id, ending in zip(
-                    order.job_ids, with_timings(endings, order.queue_waits_s, inference_s), strict=True
-                )
-            ),
-            inference_s,
-        )
+    async def _in_engine_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        call = functools.partial(function, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._engine_thread, call)
 
 
-def _timed_decode(engine: Engine, jobs: Sequence[Job]) -> tuple[list[Outcome], float]:
+def _decode(engine: Engine, order: DecodeOrder) -> Report:
+    jobs = _fetch(order.jobs)
+    present = [job for job in jobs if job is not None]
     started = time.monotonic()
-    outcomes = decode_batch(engine, jobs) if jobs else []
-    return outcomes, time.monotonic() - started
+    outcomes = iter(decode_batch(engine, present) if present else [])
+    inference_s = time.monotonic() - started
+    endings = [
+        _lost(job_id) if job is None else next(outcomes)
+        for job_id, job in zip(order.job_ids, jobs, strict=True)
+    ]
+    timed = with_timings(endings, order.queue_waits_s, inference_s)
+    answers = tuple(map(pack_answer, order.job_ids, timed))
+    return Report(answers, inference_s)
+
+
+def _fetch(refs: Sequence[JobRef]) -> list[Job | None]:
+    """The jobs behind the references; None for one that is gone."""
+    try:
+        return ray.get(list(refs))
+    except RayError:
+        return [_fetch_one(ref) for ref in refs]
+
+
+def _fetch_one(ref: JobRef) -> Job | None:
+    try:
+        return ray.get(ref)
+    except RayError:
+        return None
 
 
 def _lost(job_id: str) -> Failure:
-    """The process that owned the audio is gone, and most likely nobody waits for the answer."""
+    """The process that owned the audio has ended, and most likely nobody waits for the answer."""
     return Failure(job_id=job_id, error=EngineError("the audio is gone from the object store", job_id=job_id))
