@@ -182,19 +182,19 @@ class RayPool(RayPoolHandle):
             per_worker = 1.0 if gpus else 0.0
         if per_worker:
             count = self._capped(self._wanted or max(1, int(gpus / per_worker)))
-            told = f"{count} workers with {per_worker:g} GPU each, of {gpus:g} in the Ray cluster"
+            told = f"GPUs in the Ray cluster: {gpus:g}; workers: {count}, with {per_worker:g} GPU each"
             return _Plan(strategies=("SPREAD",) * count, num_gpus=per_worker, told=told)
-        why = "no GPU in the Ray cluster" if not gpus else "no GPU asked for"
+        why = "no GPU asked for" if gpus else "no GPU in the Ray cluster"
         if self._wanted:
             count = self._capped(self._wanted)
-            return _Plan(strategies=("SPREAD",) * count, num_gpus=0, told=f"{why}: {count} CPU workers")
+            return _Plan(strategies=("SPREAD",) * count, num_gpus=0, told=f"{why}; CPU workers: {count}")
         # Two engines that share the cores of a node decode no more than one that has them all.
         nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
         nodes = nodes[: self._capped(len(nodes))] or [ray.get_runtime_context().get_node_id()]
         return _Plan(
             strategies=tuple(NodeAffinitySchedulingStrategy(node, soft=True) for node in nodes),
             num_gpus=0,
-            told=f"{why}: {len(nodes)} CPU workers, each using all cores of its node",
+            told=f"{why}; CPU workers: {len(nodes)}, each with all cores of its node",
         )
 
     def _capped(self, count: int) -> int:
