@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from importlib import resources
+from typing import Any
 
 import av
 import numpy as np
@@ -64,7 +65,7 @@ def test_streams_in_one_call_do_not_touch_each_other(vad: SileroVad, speech: np.
 
 def test_int16_and_float_are_the_same_audio(vad: SileroVad, speech: np.ndarray):
     cut = speech[: 60 * FRAME]
-    as_int, as_float = vad.score([VadState(), VadState()], [cut, cut.astype(np.float32) / 32768])
+    as_int, as_float = vad.score([VadState(), VadState()], [cut, (cut / 32768).astype(np.float32)])
     np.testing.assert_allclose(as_int, as_float, atol=1e-6)
 
 
@@ -73,9 +74,10 @@ def test_int16_and_float_are_the_same_audio(vad: SileroVad, speech: np.ndarray):
     [np.zeros(FRAME - 1, np.int16), np.zeros((2, FRAME), np.int16), np.zeros(FRAME, np.float64)],
     ids=["not whole frames", "two channels", "doubles"],
 )
-def test_wrong_audio_is_refused_and_moves_no_state(vad: SileroVad, speech: np.ndarray, wrong: np.ndarray):
+def test_wrong_audio_is_refused_and_moves_no_state(vad: SileroVad, speech: np.ndarray, wrong: Any):
     states = [VadState(), VadState()]
+    chunks: list[Any] = [speech[:FRAME], wrong]
     with pytest.raises(AudioError):
-        vad.score(states, [speech[:FRAME], wrong])
+        vad.score(states, chunks)
     assert not states[0].hidden.any()
     assert not states[0].context.any()

@@ -45,8 +45,9 @@ def test_any_walk_of_windows_equals_the_extractor(
 
 def test_cached_and_fresh_are_equal_to_the_bit():
     cache = MelCache(80)
-    for end in range(16_000, 64_001, 8_000):
-        grown = cache.log_mel("stream", 0, AUDIO[:end])
+    for end in range(16_000, 64_000, 8_000):
+        cache.log_mel("stream", 0, AUDIO[:end])
+    grown = cache.log_mel("stream", 0, AUDIO[:64_000])
     trimmed = cache.log_mel("stream", 16_000, AUDIO[16_000:72_000])
     assert np.array_equal(grown, MelCache(80).log_mel("other", 0, AUDIO[:64_000]))
     assert np.array_equal(trimmed, MelCache(80).log_mel("other", 7, AUDIO[16_000:72_000]))

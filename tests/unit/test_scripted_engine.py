@@ -12,7 +12,7 @@ from ray_whisper_streaming.core.jobs import Failure, Job, Result
 from ray_whisper_streaming.core.transcript import Word
 from ray_whisper_streaming.engines.base import Engine
 from ray_whisper_streaming.engines.scripted import Fault, ScriptedEngine
-from ray_whisper_streaming.errors import NotReady
+from ray_whisper_streaming.errors import EngineError, NotReady
 
 SCRIPT = [Word(f" word{index}", index * 1.0, index + 0.8) for index in range(20)]
 
@@ -92,6 +92,7 @@ def test_a_bad_job_fails_alone_as_often_as_told(kind: str, retryable: bool):
         fine, failed = made.transcribe([good, bad])
         assert words(fine) == ["word0", "word1", "word2"]
         assert isinstance(failed, Failure)
+        assert isinstance(failed.error, EngineError)
         assert failed.error.retryable is retryable
         assert failed.error.job_id == "bad"
     assert words(made.transcribe([bad])[0]) == ["word0", "word1", "word2"]

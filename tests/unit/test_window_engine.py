@@ -13,7 +13,7 @@ from ray_whisper_streaming.engines.base import Engine
 from ray_whisper_streaming.engines.window_decoder import Generated
 from ray_whisper_streaming.engines.window_engine import LoadedModel, WindowEngine
 from ray_whisper_streaming.engines.words import Alignment
-from ray_whisper_streaming.errors import NotReady
+from ray_whisper_streaming.errors import EngineError, NotReady
 
 LANGUAGES = frozenset({"en", "de", "ja"})
 LOUD = 20_000
@@ -217,6 +217,7 @@ def test_a_job_that_asks_for_the_impossible_fails_alone_and_for_good(bad: dict[s
     fine, failed = make(StrictBackend()).transcribe([job("a"), wrong])
     assert text(fine)
     assert isinstance(failed, Failure)
+    assert isinstance(failed.error, EngineError)
     assert failed.error.retryable is False
     assert failed.error.job_id == "bad"
 
@@ -240,35 +241,49 @@ def test_when_the_runtime_fails_only_the_job_it_fails_on_is_lost():
     first, second, third = make(backend).transcribe(jobs)
     assert (text(first), text(third)) == (text(clean[0]), text(clean[2]))
     assert isinstance(second, Failure)
+    assert isinstance(second.error, EngineError)
     assert second.error.retryable is True
     assert "out of memory" in str(second.error)
 
 
-def test_a_loop_is_cut_and_decoded_once_more_in_a_long_window():
-    def say(value: float, frames: int) -> str:
-        return " fine" if frames == 3000 else " one two" + " over" * 9
+# Never the same letter twice: only the cap ends it.
+ENDLESS = " " + "".join(chr(0x4E00 + index) for index in range(500))
 
-    backend = StrictBackend(say=say)
+
+def test_a_loop_is_cut():
+    backend = StrictBackend(say=lambda value, frames: " one two" + " over" * 9)
+    [cut] = make(backend).transcribe([job("a")])
+    assert text(cut) == " one two over"
+    assert isinstance(cut, Result)
+    assert not cut.truncated
+    assert backend.encoded == [(1, 80, 1000)]
+
+
+def test_a_window_that_fails_is_decoded_once_more_in_a_long_one():
+    backend = StrictBackend(say=lambda value, frames: " fine" if frames == 3000 else ENDLESS)
     [mended] = make(backend).transcribe([job("a")])
     assert text(mended) == " fine"
     assert backend.encoded == [(1, 80, 1000), (1, 80, 3000)]
-    backend = StrictBackend(say=lambda value, frames: " one two" + " over" * 4)
-    [cut] = make(backend).transcribe([job("a")])
-    assert text(cut) == " one two over"
+
+
+def test_text_that_compresses_too_well_is_decoded_once_more():
+    # Too irregular to be a loop: every round is longer than the one before.
+    rounds = "".join(" " + "the same again and " * count + chr(0x4E00 + count) for count in range(2, 6))
+    backend = StrictBackend(say=lambda value, frames: " fine" if frames == 3000 else rounds)
+    [mended] = make(backend).transcribe([job("a", 9.0, options=DecodeOptions(window_s=20))])
+    assert text(mended) == " fine"
 
 
 def test_second_tries_are_bounded():
-    backend = StrictBackend(say=lambda value, frames: " over" * 9)
+    backend = StrictBackend(say=lambda value, frames: ENDLESS)
     outcomes = make(backend).transcribe([job(str(number)) for number in range(8)])
     assert backend.encoded == [(8, 80, 1000), (2, 80, 3000)]
-    assert all(text(outcome) == " over" for outcome in outcomes)
+    assert all(outcome.truncated for outcome in outcomes)  # type: ignore[union-attr]
 
 
 def test_the_cap_of_a_short_window_holds_beside_a_long_one():
-    # "abc..." does not repeat, so only the cap ends it: 8 tokens and 8 a second.
-    endless = StrictBackend(
-        say=lambda value, frames: " " + "".join(chr(0x4E00 + index) for index in range(500))
-    )
+    # 8 tokens and 8 a second.
+    endless = StrictBackend(say=lambda value, frames: ENDLESS)
     short, long = make(endless).transcribe([job("a", 1.0), job("b", 8.0)])
     assert isinstance(short, Result)
     assert isinstance(long, Result)

@@ -21,7 +21,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
 from ray_whisper_streaming.core.jobs import Int16Samples
 from ray_whisper_streaming.errors import AudioError, ModelNotFound
@@ -121,6 +120,8 @@ class SileroVad:
             raise ModelNotFound(
                 "voice activity network", _FILE.name, "in the assets of faster-whisper 1.2 or later"
             )
+        import onnxruntime  # here, so that importing the library loads no runtime
+
         onnx: Any = onnxruntime
         options = onnx.SessionOptions()
         options.intra_op_num_threads = 1
