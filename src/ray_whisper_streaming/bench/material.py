@@ -11,13 +11,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
-from av.error import FFmpegError
 
 from ray_whisper_streaming.core.jobs import SAMPLE_RATE, Int16Samples
 from ray_whisper_streaming.core.transcript import Word, join_text
-from ray_whisper_streaming.errors import AudioError, ConfigurationError
+from ray_whisper_streaming.errors import ConfigurationError
+from ray_whisper_streaming.media import decode_file
 
 __all__ = ["Clip", "find_material", "load_clips", "make_material"]
 
@@ -87,6 +86,7 @@ def load_clips(folder: Path, language: str = "en") -> list[Clip]:
 
     Raises:
         ConfigurationError: there is none.
+        AudioError: a file can't be decoded.
     """
     source = _list_of(folder)
     entries: list[dict[str, Any]] = []
@@ -137,18 +137,9 @@ def _list_of(folder: Path) -> Path | None:
 def _load(entry: dict[str, Any]) -> Clip:
     words = tuple(Word(f" {w['word']}", w["start"], w["end"]) for w in entry.get("words") or ())
     path: Path = entry["path"]
-    return Clip(name=path.stem, audio=_read(path), text=entry["text"], words=words)
-
-
-def _read(path: Path) -> Int16Samples:
-    try:
-        with av.open(str(path)) as container:
-            resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
-            frames = [out for frame in container.decode(audio=0) for out in resampler.resample(frame)]
-            frames += resampler.resample(None)
-    except (FFmpegError, IndexError) as error:
-        raise AudioError(f"{path.name} can't be read as audio: {error}") from error
-    return np.concatenate([frame.to_ndarray().reshape(-1) for frame in frames]).astype(np.int16)
+    return Clip(
+        name=path.stem, audio=np.concatenate(list(decode_file(path))), text=entry["text"], words=words
+    )
 
 
 def _rotated(clips: Sequence[Clip], index: int) -> list[Clip]:
