@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from ray_whisper_streaming.core.jobs import DecodeOptions, Failure, Job, Outcome, Result
+from ray_whisper_streaming.engines.backend import Generated
 from ray_whisper_streaming.engines.base import Engine
-from ray_whisper_streaming.engines.window_decoder import Generated
 from ray_whisper_streaming.engines.window_engine import LoadedModel, WindowEngine
 from ray_whisper_streaming.engines.words import Alignment
 from ray_whisper_streaming.errors import EngineError, NotReady

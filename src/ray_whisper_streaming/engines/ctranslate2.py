@@ -6,11 +6,14 @@ call; the tokenizer and the model formats are faster-whisper's.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import re
 import time
 from collections.abc import Callable, Sequence
-from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 import ctranslate2
@@ -19,17 +22,20 @@ import tokenizers
 from faster_whisper.tokenizer import Tokenizer
 
 from ray_whisper_streaming.core.jobs import Task
+from ray_whisper_streaming.engines.backend import Generated
 from ray_whisper_streaming.engines.mel import Float32
 from ray_whisper_streaming.engines.models import resolve_model
 from ray_whisper_streaming.engines.tokens import TextTokenizer, suppressed_tokens
-from ray_whisper_streaming.engines.window_decoder import Generated
 from ray_whisper_streaming.engines.window_engine import LoadedModel, WindowEngine
 from ray_whisper_streaming.engines.words import Alignment
-from ray_whisper_streaming.errors import ModelNotFound
+from ray_whisper_streaming.errors import ConfigurationError, ModelNotFound
 
 __all__ = ["CTranslate2Engine"]
 
 NAME = "ctranslate2"
+
+VOCABULARY = "tokenizer.json"
+"""The tokenizer, beside the weights. (faster-whisper would fetch one from the hub instead.)"""
 
 MAX_BATCH_SIZE = {"cpu": 8, "cuda": 32}
 """Larger batches bring nothing: two CPU cores are saturated by four windows; on one H100 (base) 32 windows
@@ -93,6 +99,12 @@ class CTranslate2Engine(WindowEngine[_Storage]):
         device = self._device
         if device == "auto":
             device = "cuda" if _ct2.get_cuda_device_count() else "cpu"
+        if device not in COMPUTE_TYPE:
+            raise ConfigurationError("device", device, f"auto, {' or '.join(COMPUTE_TYPE)}")
+        if device == "cuda":
+            _preload_cublas()
+        if not (folder / VOCABULARY).is_file():
+            raise ModelNotFound("model", self._model, f"a folder that holds {VOCABULARY}")
         try:
             whisper: Any = _ct2.models.Whisper(
                 str(folder),
@@ -100,7 +112,7 @@ class CTranslate2Engine(WindowEngine[_Storage]):
                 compute_type=COMPUTE_TYPE[device] if self._compute_type == "auto" else self._compute_type,
                 intra_threads=self._cpu_threads or os.cpu_count() or 1,
             )
-            vocabulary = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+            vocabulary = tokenizers.Tokenizer.from_file(str(folder / VOCABULARY))
         except (RuntimeError, ValueError, OSError) as error:
             raise ModelNotFound("model", self._model, f"one CTranslate2 can load ({error})") from error
         backend = _Backend(whisper, vocabulary)
@@ -118,6 +130,7 @@ class _Backend:
     def __init__(self, whisper: Any, vocabulary: tokenizers.Tokenizer) -> None:
         self._whisper = whisper
         self._vocabulary = vocabulary
+        self._tokenizers: dict[tuple[str, Task], TextTokenizer] = {}
         names: dict[str, int] = vocabulary.get_vocab(with_added_tokens=True)
         self.multilingual: bool = whisper.is_multilingual
         self.mel_bands: int = whisper.n_mels
@@ -178,10 +191,23 @@ class _Backend:
         )
         return [_alignment(answer) for answer in answers]
 
-    @cache  # noqa: B019 - a backend lives as long as its worker
     def tokenizer(self, language: str, task: Task) -> TextTokenizer:
-        made = Tokenizer(self._vocabulary, self.multilingual, task=task, language=language)
-        return cast(TextTokenizer, made)
+        if (language, task) not in self._tokenizers:
+            made = Tokenizer(self._vocabulary, self.multilingual, task=task, language=language)
+            self._tokenizers[language, task] = cast(TextTokenizer, made)
+        return self._tokenizers[language, task]
+
+
+def _preload_cublas() -> None:
+    """Load cuBLAS 12 from the package ``nvidia-cublas-cu12``, if that is where it is.
+
+    CTranslate2 asks the loader for it by name, and the loader doesn't look into packages.
+    """
+    spec = find_spec("nvidia")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        for library in ("libcublasLt.so.12", "libcublas.so.12"):
+            with contextlib.suppress(OSError):
+                ctypes.CDLL(str(Path(folder) / "cublas" / "lib" / library), mode=ctypes.RTLD_GLOBAL)
 
 
 def _alignment(answer: Any) -> Alignment:

@@ -11,12 +11,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Generic, Protocol, TypeVar
+from typing import Generic
 
 import numpy as np
+import numpy.typing as npt
 
 from ray_whisper_streaming.core.jobs import Task
 from ray_whisper_streaming.core.transcript import Word
+from ray_whisper_streaming.engines.backend import Backend, Encoded
 from ray_whisper_streaming.engines.loops import MAX_COMPRESSION_RATIO, compression_ratio, cut_loops
 from ray_whisper_streaming.engines.mel import FRAMES_PER_S, Float32, pad_frames
 from ray_whisper_streaming.engines.tokens import (
@@ -28,7 +30,7 @@ from ray_whisper_streaming.engines.tokens import (
 )
 from ray_whisper_streaming.engines.words import Alignment, words_of
 
-__all__ = ["MAX_WINDOW_S", "Backend", "Decoded", "Generated", "Window", "WindowDecoder"]
+__all__ = ["MAX_WINDOW_S", "Decoded", "Window", "WindowDecoder"]
 
 MAX_WINDOW_S = 30
 """The longest window, and the one Whisper was trained on: what went wrong in a shorter one is decoded once
@@ -43,78 +45,6 @@ DEFAULT_LANGUAGE = "en"
 
 _LEAST_PROBABILITY = 1e-10
 """Keeps the logarithm finite."""
-
-Encoded = TypeVar("Encoded")
-
-
-@dataclass(frozen=True, slots=True)
-class Generated:
-    """What the decoder made of one window.
-
-    Attributes:
-        tokens: with the forced prefix, without the end of text.
-        no_speech_probability: of the no-speech token at the start of transcript.
-    """
-
-    tokens: list[int]
-    no_speech_probability: float
-
-
-class Backend(Protocol[Encoded]):
-    """A Whisper model in some runtime. ``Encoded`` is its encoder output for a batch."""
-
-    @property
-    def multilingual(self) -> bool:
-        """Whether it knows languages other than English, and translation."""
-        ...
-
-    @property
-    def mel_bands(self) -> int:
-        """Mel bands it takes: 80 or 128."""
-        ...
-
-    def encode(self, mel: Float32) -> Encoded:
-        """Encode spectrograms of shape (batch, bands, frames)."""
-        ...
-
-    def take(self, encoded: Encoded, rows: Sequence[int]) -> Encoded:
-        """Some rows of an encoder output, as a batch of their own; all of them in order is the output
-        itself.
-        """
-        ...
-
-    def detect_languages(self, encoded: Encoded) -> list[dict[str, float]]:
-        """Probability of each language, for each row."""
-        ...
-
-    def generate(
-        self,
-        encoded: Encoded,
-        prompts: Sequence[Sequence[int]],
-        prefixes: Sequence[Sequence[int]],
-        *,
-        max_tokens: int,
-        beam_size: int,
-        suppress_blank: bool,
-    ) -> list[Generated]:
-        """Decode each row behind its prompt (of equal length) and prefix (of any); at most ``max_tokens``,
-        prefix included.
-        """
-        ...
-
-    def align(
-        self,
-        encoded: Encoded,
-        start_sequence: Sequence[int],
-        texts: Sequence[Sequence[int]],
-        frames: Sequence[int],
-    ) -> list[Alignment]:
-        """When each token of each row's text was said, given how many mel frames of the row are audio."""
-        ...
-
-    def tokenizer(self, language: str, task: Task) -> TextTokenizer:
-        """The tokenizer for a language and task."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -317,9 +247,13 @@ def _decoded(hypothesis: _Hypothesis[Encoded], alignment: Alignment | None) -> D
         language=hypothesis.tokenizer.language_code,
         language_probability=hypothesis.language_probability,
         no_speech_probability=hypothesis.no_speech_probability,
-        average_log_probability=float(np.log(np.maximum(free, _LEAST_PROBABILITY)).mean())
-        if len(free)
-        else 0.0,
+        average_log_probability=_mean_log(free),
         compression_ratio=hypothesis.ratio,
         truncated=hypothesis.truncated,
     )
+
+
+def _mean_log(probabilities: npt.NDArray[np.float64]) -> float:
+    if not len(probabilities):
+        return 0.0
+    return float(np.log(np.maximum(probabilities, _LEAST_PROBABILITY)).mean())

@@ -26,12 +26,12 @@ from ray_whisper_streaming.core.jobs import (
     Result,
     Timings,
 )
+from ray_whisper_streaming.engines.backend import Backend, Encoded
 from ray_whisper_streaming.engines.base import EngineCapabilities
 from ray_whisper_streaming.engines.mel import HOP, MelCache
 from ray_whisper_streaming.engines.window_decoder import (
     DEFAULT_LANGUAGE,
     MAX_WINDOW_S,
-    Backend,
     Decoded,
     Window,
     WindowDecoder,
@@ -43,8 +43,6 @@ __all__ = ["LoadedModel", "WindowEngine"]
 MAX_SAMPLES = MAX_WINDOW_S * SAMPLE_RATE
 
 _log = logging.getLogger(__name__)
-
-Encoded = TypeVar("Encoded")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

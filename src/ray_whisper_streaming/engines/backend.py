@@ -1,0 +1,86 @@
+"""What the window decoder asks of a model runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from ray_whisper_streaming.core.jobs import Task
+from ray_whisper_streaming.engines.mel import Float32
+from ray_whisper_streaming.engines.tokens import TextTokenizer
+from ray_whisper_streaming.engines.words import Alignment
+
+__all__ = ["Backend", "Encoded", "Generated"]
+
+Encoded = TypeVar("Encoded")
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """What the decoder made of one window.
+
+    Attributes:
+        tokens: with the forced prefix, without the end of text.
+        no_speech_probability: of the no-speech token at the start of transcript.
+    """
+
+    tokens: list[int]
+    no_speech_probability: float
+
+
+class Backend(Protocol[Encoded]):
+    """A Whisper model in some runtime. ``Encoded`` is its encoder output for a batch."""
+
+    @property
+    def multilingual(self) -> bool:
+        """Whether it knows languages other than English, and translation."""
+        ...
+
+    @property
+    def mel_bands(self) -> int:
+        """Mel bands it takes: 80 or 128."""
+        ...
+
+    def encode(self, mel: Float32) -> Encoded:
+        """Encode spectrograms of shape (batch, bands, frames)."""
+        ...
+
+    def take(self, encoded: Encoded, rows: Sequence[int]) -> Encoded:
+        """Some rows of an encoder output, as a batch of their own; all of them in order is the output
+        itself.
+        """
+        ...
+
+    def detect_languages(self, encoded: Encoded) -> list[dict[str, float]]:
+        """Probability of each language, for each row."""
+        ...
+
+    def generate(
+        self,
+        encoded: Encoded,
+        prompts: Sequence[Sequence[int]],
+        prefixes: Sequence[Sequence[int]],
+        *,
+        max_tokens: int,
+        beam_size: int,
+        suppress_blank: bool,
+    ) -> list[Generated]:
+        """Decode each row behind its prompt (of equal length) and prefix (of any); at most ``max_tokens``,
+        prefix included.
+        """
+        ...
+
+    def align(
+        self,
+        encoded: Encoded,
+        start_sequence: Sequence[int],
+        texts: Sequence[Sequence[int]],
+        frames: Sequence[int],
+    ) -> list[Alignment]:
+        """When each token of each row's text was said, given how many mel frames of the row are audio."""
+        ...
+
+    def tokenizer(self, language: str, task: Task) -> TextTokenizer:
+        """The tokenizer for a language and task."""
+        ...
