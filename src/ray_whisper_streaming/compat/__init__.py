@@ -1,0 +1,1 @@
+"""What the module `whisper_online` re-exports: the API of whisper_streaming and of its Ray fork."""

@@ -1,0 +1,240 @@
+"""The recognisers of the `whisper_online` API: blocking calls in front of a pool."""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TextIO
+
+import numpy.typing as npt
+
+from ray_whisper_streaming.compat.hypothesis import TimedWord
+from ray_whisper_streaming.core.audio import as_int16
+from ray_whisper_streaming.core.jobs import SAMPLE_RATE, DecodeOptions, Int16Samples, Job, Result, Task
+from ray_whisper_streaming.core.languages import LanguageTracker, check_language
+from ray_whisper_streaming.core.options import AUTO, MAX_WINDOW_AUDIO_S
+from ray_whisper_streaming.core.transcript import segment_words
+from ray_whisper_streaming.errors import ConfigurationError
+from ray_whisper_streaming.pool.base import Recognizer
+
+__all__ = ["FasterWhisperASR", "RecognizerASR", "TranscribedSegment", "TranscribedWord"]
+
+MAX_WINDOW = round(MAX_WINDOW_AUDIO_S * SAMPLE_RATE)
+
+LOOK_BACK_S = 2.0
+"""Long audio is decoded window by window; words in the last seconds of one are left to the next."""
+
+NO_SPEECH_LIMIT = 0.9
+"""Segments that Whisper itself thinks are not speech, above this, give no words (whisper_streaming's value)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TranscribedWord:
+    """A word of a segment, named as faster-whisper names it; times in seconds of the audio given."""
+
+    start: float
+    end: float
+    word: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class TranscribedSegment:
+    """A stretch of words, about a sentence, named as faster-whisper names it."""
+
+    start: float
+    end: float
+    text: str
+    words: list[TranscribedWord]
+    no_speech_prob: float
+
+
+class RecognizerASR:
+    """A recogniser in front of a pool.
+
+    Args:
+        lan: Whisper's language code, or ``"auto"``: detected, and kept once certain.
+        logfile: kept for programs that pass it; nothing is written to it.
+
+    Attributes:
+        sep: what joins words: nothing, they carry their own leading space.
+        beam_size: 1 is greedy. The original always used 5, at a multiple of the decoder's time.
+    """
+
+    sep = ""
+
+    def __init__(self, lan: str, logfile: TextIO | None = sys.stderr) -> None:
+        if lan != AUTO:
+            check_language("lan", lan)
+        self.original_language = lan
+        self.logfile = logfile
+        self.beam_size = 1
+        self._task: Task = "transcribe"
+        self._language = LanguageTracker(None if lan == AUTO else lan)
+        self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="long-audio")
+
+    def transcribe(self, audio: npt.ArrayLike, init_prompt: str = "") -> list[TranscribedSegment]:
+        """Decode audio of any length and wait for the words.
+
+        Args:
+            audio: 16 kHz mono, floats of -1 to 1 or int16, shape (n,).
+            init_prompt: text that stands before it.
+
+        Raises:
+            AudioError: samples that are no audio.
+            TranscriptionError: the job failed; it may be tried again. Nothing else has changed.
+        """
+        samples = as_int16(audio)
+        segments: list[TranscribedSegment] = []
+        start = 0
+        while len(samples) - start > MAX_WINDOW:
+            window = samples[start : start + MAX_WINDOW]
+            found = self._segments(self._submit(window, init_prompt).result(), start)
+            limit_s = (start + MAX_WINDOW) / SAMPLE_RATE - LOOK_BACK_S
+            kept = [cut for segment in found if (cut := _until(segment, limit_s))]
+            segments += kept
+            start = round((kept[-1].end if kept else limit_s) * SAMPLE_RATE)
+            init_prompt = " ".join(segment.text for segment in segments)[-200:]
+        return segments + self._segments(self._submit(samples[start:], init_prompt).result(), start)
+
+    def submit(self, audio: npt.ArrayLike, init_prompt: str = "") -> Future[list[TranscribedSegment]]:
+        """`transcribe` without waiting: many at once are decoded in batches."""
+        samples = as_int16(audio)
+        if len(samples) > MAX_WINDOW:
+            return self._threads.submit(self.transcribe, samples, init_prompt)
+        answer: Future[list[TranscribedSegment]] = Future()
+
+        def answered(job: Future[Result]) -> None:
+            try:
+                answer.set_result(self._segments(job.result(), 0))
+            except BaseException as error:
+                answer.set_exception(error)
+
+        self._submit(samples, init_prompt).add_done_callback(answered)
+        return answer
+
+    def ts_words(self, segments: Sequence[Any]) -> list[TimedWord]:
+        """(start, end, text) of all words; none of segments that Whisper thinks are no speech."""
+        return [
+            (word.start, word.end, word.word)
+            for segment in segments
+            if segment.no_speech_prob <= NO_SPEECH_LIMIT
+            for word in segment.words or ()
+        ]
+
+    def segments_end_ts(self, segments: Sequence[Any]) -> list[float]:
+        """Where the segments end, in seconds of the audio given."""
+        return [segment.end for segment in segments]
+
+    def use_vad(self) -> None:
+        """Kept for programs that call it: silence is told from speech without it."""
+
+    def set_translate_task(self) -> None:
+        """Translate into English from now on."""
+        self._task = "translate"
+
+    def close(self) -> None:
+        """Free what this object started. Safe to call twice."""
+        self._threads.shutdown(wait=False)
+
+    def _recognizer(self) -> tuple[Recognizer, str]:
+        """Where jobs go, and the model's name."""
+        raise NotImplementedError
+
+    def _submit(self, samples: Int16Samples, prompt: str) -> Future[Result]:
+        recognizer, model = self._recognizer()
+        name = uuid.uuid4().hex
+        return recognizer.submit_nowait(
+            Job(
+                job_id=name,
+                stream_id=name,
+                audio=samples,
+                model=model,
+                language=self._language.language,
+                task=self._task,
+                context=prompt,
+                options=DecodeOptions(beam_size=self.beam_size),
+            )
+        )
+
+    def _segments(self, result: Result, start: int) -> list[TranscribedSegment]:
+        offset_s = start / SAMPLE_RATE
+        end_s = result.words[-1].end_s if result.words else 0.0
+        self._language.receive(result.language, result.language_probability, end_s)
+        return [
+            TranscribedSegment(
+                start=segment.start_s + offset_s,
+                end=segment.end_s + offset_s,
+                text="".join(word.text for word in segment.words),
+                words=[
+                    TranscribedWord(
+                        word.start_s + offset_s, word.end_s + offset_s, word.text, word.probability
+                    )
+                    for word in segment.words
+                ],
+                no_speech_prob=result.no_speech_probability,
+            )
+            for segment in segment_words(result.words)
+        ]
+
+
+class FasterWhisperASR(RecognizerASR):
+    """A recogniser with a model of its own in this process; loaded at the first call, or by `load`.
+
+    Args:
+        lan: as for `RecognizerASR`.
+        modelsize: the model's name, path or hub id.
+        cache_dir: kept for programs that pass it; the hub's own settings say where models are kept.
+        model_dir: folder of a model; goes before ``modelsize``.
+        logfile: not written to.
+    """
+
+    def __init__(
+        self,
+        lan: str,
+        modelsize: str | None = None,
+        cache_dir: str | None = None,
+        model_dir: str | None = None,
+        logfile: TextIO | None = sys.stderr,
+    ) -> None:
+        super().__init__(lan, logfile)
+        model = model_dir or modelsize
+        if not model:
+            raise ConfigurationError("modelsize", modelsize, "a model's name, unless model_dir is given")
+        self._model = model
+        self._pool: Recognizer | None = None
+
+    def load(self) -> None:
+        """Load the model now. Raises `ModelNotFound`."""
+        if self._pool is None:
+            from ray_whisper_streaming.engines.ctranslate2 import CTranslate2Engine
+            from ray_whisper_streaming.pool.local import LocalPool
+
+            pool = LocalPool(partial(CTranslate2Engine, model=self._model))
+            pool.start()
+            self._pool = pool
+
+    def close(self) -> None:
+        """Free the model."""
+        super().close()
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+
+    def _recognizer(self) -> tuple[Recognizer, str]:
+        self.load()
+        assert self._pool is not None
+        return self._pool, self._model
+
+
+def _until(segment: TranscribedSegment, limit_s: float) -> TranscribedSegment | None:
+    """The part of a segment whose words end at ``limit_s`` or before."""
+    words = [word for word in segment.words if word.end <= limit_s]
+    if not words:
+        return None
+    text = "".join(word.word for word in words)
+    return TranscribedSegment(words[0].start, words[-1].end, text, words, segment.no_speech_prob)
