@@ -189,6 +189,7 @@ def test_a_pool_with_a_ray_of_its_own_leaves_no_process():
         ray.init(include_dashboard=False, log_to_driver=False)
         pool = RayPool(ObedientEngine)
         pool.start()
+        pool.submit_nowait(job).result(20)
         ray.shutdown()
         try:
             pool.submit_nowait(job).result(20)

@@ -1,20 +1,20 @@
-"""A process's side of a Ray pool: its unanswered jobs, one long-poll, one thread."""
+"""A process's side of a Ray pool: its unanswered jobs, a thread that sends, a thread that receives."""
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import logging
 import threading
 import time
 import uuid
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from queue import SimpleQueue
 from typing import Any
 
 import ray as untyped_ray
-from ray.exceptions import ActorDiedError, RayActorError, RayError
+from ray.exceptions import ActorDiedError, GetTimeoutError, RayError
 
 from ray_whisper_streaming.core.jobs import Job, Result
 from ray_whisper_streaming.core.scheduling import QueuedJob
@@ -34,8 +34,11 @@ GONE_AFTER_S = 60.0
 DEAD_AFTER_S = 2.0
 """The same, where Ray says that it is dead and not just being restarted."""
 
+LOOK_S = 1.0
+"""How often a receiver looks whether Ray is still there."""
+
 JOIN_S = 5.0
-"""How long `RayPoolHandle.close` waits for the thread."""
+"""How long `RayPoolHandle.close` waits for its threads."""
 
 _log = logging.getLogger(__name__)
 
@@ -58,13 +61,12 @@ class RayPoolHandle(PendingPool):
         self._client_id = uuid.uuid4().hex
         self._lock = threading.Lock()
         self._closed = False
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
-        # Below: touched by the thread alone, but for appending to `_outbox`.
-        self._outbox: deque[str] = deque()
-        self._sending = False
+        self._threads: list[threading.Thread] = []
+        self._outbox: SimpleQueue[str | None] = SimpleQueue()
         self._refs: dict[str, JobRef] = {}
-        self._tasks: set[asyncio.Future[Any]] = set()
+        self._node_id = ""
+        self._met = threading.Event()
+        """The dispatcher answered once: only who knew it before can tell that it was replaced."""
 
     @classmethod
     def attach(cls, name: str, namespace: str | None = None) -> RayPoolHandle:
@@ -94,39 +96,32 @@ class RayPoolHandle(PendingPool):
             NotReady, StreamClosed: see `Recognizer`.
             InvalidState: a job of the same id is unanswered.
         """
-        loop = self._connect()
+        self._connect()
         future = self._pending.add(job)
         future.add_done_callback(lambda _: self._refs.pop(job.job_id, None))
-        self._outbox.append(job.job_id)
-        if not self._sending:
-            self._sending = True
-            self._call_soon(loop, self._send)
-        if self._closed:  # closed since the first line: whoever closed it may not have seen this job
+        self._outbox.put(job.job_id)
+        if self._closed:  # since the first line: whoever closed it may not have seen this job
             self._pending.fail(job.job_id, StreamClosed("the pool was closed"))
         return future
 
     async def stats(self) -> PoolStats:
         """See `Recognizer`. Counts since the start of the pool, or since its dispatcher was restarted."""
-        loop = self._connect()
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._fetch_stats(), loop))
+        self._connect()
+        try:
+            return await self._ask("stats")
+        except RayError as error:
+            raise PoolError("the pool's dispatcher does not answer") from error
 
     def close(self) -> None:
         """Leave the pool: unanswered jobs of this handle fail with `StreamClosed`. Safe to call twice."""
-        with self._lock:
-            self._closed = True
-            loop, thread = self._loop, self._thread
-        self._fail_all()
-        if loop is not None and thread is not None:
-            self._call_soon(loop, self._stop)
+        self._leave()
+        for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join(JOIN_S)
 
     def _withdraw(self, job_id: str) -> None:
         self._pending.drop(job_id)
-        if self._loop is not None:
-            self._call_soon(self._loop, lambda: self._ask("cancel", [self._wire_id(job_id)]))
-
-    # The thread
+        self._outbox.put(job_id)  # the sender sees that it has gone
 
     def _connected_dispatcher(self) -> Any:
         if self._closed:
@@ -135,44 +130,36 @@ class RayPoolHandle(PendingPool):
             raise NotReady("the pool was not started; call start()")
         return self._dispatcher
 
-    def _connect(self) -> asyncio.AbstractEventLoop:
-        if self._loop is not None and not self._closed:
-            return self._loop
+    def _connect(self) -> None:
+        if self._threads and not self._closed:
+            return
         with self._lock:
             self._connected_dispatcher()
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(
-                    target=self._run, args=(self._loop,), name="ray-pool-client", daemon=True
-                )
-                self._thread.start()
-            return self._loop
+            if not self._threads:
+                self._node_id = ray.get_runtime_context().get_node_id()
+                self._threads = [
+                    threading.Thread(target=self._send, name="ray-pool-sender", daemon=True),
+                    threading.Thread(target=self._receive, name="ray-pool-receiver", daemon=True),
+                ]
+                for thread in self._threads:
+                    thread.start()
 
-    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
-        asyncio.set_event_loop(loop)
-        try:
-            loop.run_until_complete(self._fetch_answers())
-        except asyncio.CancelledError:
-            pass
-        finally:
-            rest = asyncio.all_tasks(loop)
-            for task in rest:
-                task.cancel()
-            loop.run_until_complete(asyncio.gather(*rest, return_exceptions=True))
-            loop.close()
+    def _ask(self, method: str, *args: Any) -> Any:
+        """Call the dispatcher; returns the reference of its answer."""
+        self._check_ray()
+        return getattr(self._dispatcher, method).remote(*args)
 
-    def _stop(self) -> None:
-        for task in asyncio.all_tasks(self._loop):
-            task.cancel()
+    def _check_ray(self) -> None:
+        """Any call to a Ray that was shut down would start a new one, and wait there for ever."""
+        if not ray.is_initialized() or ray.get_runtime_context().get_node_id() != self._node_id:
+            raise PoolError("Ray was shut down before the pool was closed")
 
-    @staticmethod
-    def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], Any]) -> None:
-        try:
-            loop.call_soon_threadsafe(callback)
-        except RuntimeError:  # closed: there is nothing left to do
-            pass
-
-    def _fail_all(self) -> None:
+    def _leave(self) -> None:
+        """End the threads and fail what is unanswered: no answers come any more."""
+        with self._lock:
+            self._closed = True
+        self._met.set()
+        self._outbox.put(None)
         for job in self._pending.jobs():
             self._pending.fail(job.job_id, StreamClosed("the pool was closed before this job was decoded"))
 
@@ -180,87 +167,100 @@ class RayPoolHandle(PendingPool):
         """Job ids are unique in a process, not in the cluster."""
         return f"{self._client_id}/{job_id}"
 
-    def _ask(self, method: str, *args: Any) -> Awaitable[Any]:
-        _check_ray()
-        return getattr(self._dispatcher, method).remote(*args)
-
-    # Out: all jobs given in one turn of the loop go in one call
+    # The sender's thread: all jobs that came while the last call was made go in the next one
 
     def _send(self) -> None:
-        self._sending = False
-        job_ids: list[str] = []
-        while self._outbox:
-            job_ids.append(self._outbox.popleft())
-        try:
-            submissions = [submission for job_id in job_ids if (submission := self._submission(job_id))]
-            sent = self._ask("submit", self._client_id, submissions) if submissions else None
-        except (RayError, PoolError) as error:
-            self._fail(job_ids, error)
-            return
-        if sent is not None:
-            task = asyncio.ensure_future(self._confirm(sent, job_ids))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        self._met.wait()
+        while not self._closed:
+            job_ids = [self._outbox.get()]
+            while not self._outbox.empty():
+                job_ids.append(self._outbox.get())
+            try:
+                self._send_all([job_id for job_id in job_ids if job_id is not None])
+            except Exception as error:  # whatever it is, later jobs must not suffer
+                _log.error("jobs could not be submitted: %s", type(error).__name__)
+                message = f"the job could not be submitted: {type(error).__name__}"
+                for job_id in job_ids:
+                    self._pending.fail(job_id or "", PoolError(message))
+        with contextlib.suppress(Exception):  # its dispatcher may have gone, or Ray
+            self._ask("leave", self._client_id)
 
-    def _submission(self, job_id: str) -> Submission | None:
-        job = self._pending.job(job_id)
-        if job is None:
-            return None
-        ref = self._refs.get(job_id)
+    def _send_all(self, job_ids: Sequence[str]) -> None:
+        jobs = {job_id: self._pending.job(job_id) for job_id in job_ids}
+        submissions = [self._submission(job) for job in jobs.values() if job is not None]
+        if submissions:
+            sent = [submission.queued.job_id.partition("/")[2] for submission in submissions]
+            reply: Future[None] = self._ask("submit", self._client_id, submissions).future()
+            reply.add_done_callback(lambda done: self._confirm(done, sent))
+        withdrawn = [self._wire_id(job_id) for job_id, job in jobs.items() if job is None]
+        if withdrawn:
+            self._ask("cancel", withdrawn)
+
+    def _submission(self, job: Job) -> Submission:
+        ref = self._refs.get(job.job_id)
         if ref is None:
-            _check_ray()
-            ref = self._refs[job_id] = ray.put(job)
-            if self._pending.job(job_id) is None:  # cancelled meanwhile
-                self._refs.pop(job_id, None)
+            self._check_ray()
+            ref = self._refs[job.job_id] = ray.put(job)
+            if self._pending.job(job.job_id) is None:  # ended meanwhile
+                self._refs.pop(job.job_id, None)
         queued = replace(
-            QueuedJob.of(job), job_id=self._wire_id(job_id), deadline=job.deadline - time.monotonic()
+            QueuedJob.of(job), job_id=self._wire_id(job.job_id), deadline=job.deadline - time.monotonic()
         )
         return Submission(queued, ref)
 
-    async def _confirm(self, sent: Awaitable[None], job_ids: list[str]) -> None:
+    def _confirm(self, reply: Future[None], job_ids: Sequence[str]) -> None:
+        """Submit again what may not have arrived: doing so twice is harmless."""
+        error = reply.exception()
+        if isinstance(error, RayError):
+            _log.debug("%d jobs are submitted again: %s", len(job_ids), type(error).__name__)
+            again = threading.Timer(RETRY_DELAY_S, lambda: [self._outbox.put(job_id) for job_id in job_ids])
+            again.daemon = True
+            again.start()
+
+    # The receiver's thread
+
+    def _receive(self) -> None:
         try:
-            await sent
-        except RayActorError:
-            await asyncio.sleep(RETRY_DELAY_S)
-            self._outbox.extend(job_ids)  # submitting twice is harmless
-            self._send()
-        except RayError as error:
-            self._fail(job_ids, error)
+            self._receive_mail()
+        finally:
+            self._leave()
 
-    def _fail(self, job_ids: Iterable[str], error: Exception) -> None:
-        _log.error("jobs could not be submitted: %s", type(error).__name__)
-        for job_id in job_ids:
-            self._pending.fail(job_id, PoolError(f"the job could not be submitted: {type(error).__name__}"))
-
-    # In
-
-    async def _fetch_answers(self) -> None:
+    def _receive_mail(self) -> None:
         epoch, seen = "", 0
         failing_since: float | None = None
         while not self._closed:
             try:
-                mail: Mail | None = await self._ask("poll", self._client_id, epoch, seen)
-            except (RayError, PoolError) as error:
+                mail = self._next_mail(epoch, seen)
+            except PoolError as error:
+                _log.warning("the pool is gone: %s", error)
+                return
+            except Exception as error:  # Ray raises several kinds
                 failing_since = failing_since or time.monotonic()
                 patience_s = DEAD_AFTER_S if isinstance(error, ActorDiedError) else GONE_AFTER_S
-                if time.monotonic() - failing_since < patience_s and not isinstance(error, PoolError):
-                    await asyncio.sleep(RETRY_DELAY_S)
-                    continue
-                _log.warning("the pool is gone: %s", error if isinstance(error, PoolError) else type(error))
-                mail = None
+                if time.monotonic() - failing_since > patience_s:
+                    _log.warning("the pool is gone: %s", type(error).__name__)
+                    return
+                time.sleep(RETRY_DELAY_S)
+                continue
             if mail is None:
-                self._closed = True
-                self._fail_all()
                 return
             failing_since = None
             for answer in mail.answers:
                 self._take(answer.job_id.partition("/")[2], unpack_answer(answer))
             seen = mail.first + len(mail.answers)
-            if mail.epoch != epoch:
-                # Another dispatcher, which knows nothing (or the first: then it knows all of these already).
-                epoch = mail.epoch
-                self._outbox.extend(job.job_id for job in self._pending.jobs())
-                self._send()
+            if epoch and mail.epoch != epoch:  # another dispatcher, which knows nothing
+                for job in self._pending.jobs():
+                    self._outbox.put(job.job_id)
+            epoch = mail.epoch
+            self._met.set()
+
+    def _next_mail(self, epoch: str, seen: int) -> Mail | None:
+        reply = self._ask("poll", self._client_id, epoch, seen)
+        while True:
+            try:
+                return ray.get(reply, timeout=LOOK_S)
+            except GetTimeoutError:
+                self._check_ray()
 
     def _take(self, job_id: str, ending: Any) -> None:
         if isinstance(ending, Result):
@@ -269,15 +269,3 @@ class RayPoolHandle(PendingPool):
         if isinstance(ending, TranscriptionError):
             ending.job_id = job_id
         self._pending.fail(job_id, ending)
-
-    async def _fetch_stats(self) -> PoolStats:
-        try:
-            return await self._ask("stats")
-        except RayActorError as error:
-            raise PoolError("the pool's dispatcher does not answer") from error
-
-
-def _check_ray() -> None:
-    """Any call to a Ray that was shut down would start a new one."""
-    if not ray.is_initialized():
-        raise PoolError("Ray was shut down before the pool was closed")

@@ -142,6 +142,7 @@ class Dispatcher:
         """Queue jobs. Jobs that are here already are left as they are; refusals come with the mail."""
         self._begin()
         now = time.monotonic()
+        self._clients.setdefault(client_id, _Client(now))
         for submission in submissions:
             job_id = submission.queued.job_id
             try:
@@ -167,7 +168,7 @@ class Dispatcher:
             seen: number of the first answer not seen: those before it are not kept any longer.
 
         Returns:
-            None when the pool was closed.
+            None when the pool was closed, or the client has left.
         """
         self._begin()
         client = self._clients.setdefault(client_id, _Client(time.monotonic()))
@@ -181,9 +182,14 @@ class Dispatcher:
                     await asyncio.wait_for(client.news.wait(), POLL_S)
                 except asyncio.TimeoutError:
                     pass
-        if self._closed:
+        if self._closed or self._clients.get(client_id) is not client:
             return None
         return Mail(self._epoch, client.first, tuple(client.answers))
+
+    async def leave(self, client_id: str) -> None:
+        """A client goes: nobody waits for its jobs any more."""
+        if client_id in self._clients:
+            self._forget(client_id)
 
     async def stats(self) -> PoolStats:
         """What happened in this dispatcher's life."""
@@ -299,9 +305,10 @@ class Dispatcher:
             self._send(client_id, answer)
 
     def _send(self, client_id: str, answer: Answer) -> None:
-        client = self._clients.setdefault(client_id, _Client(time.monotonic()))
-        client.answers.append(answer)
-        client.news.set()
+        client = self._clients.get(client_id)
+        if client is not None:  # it may have left
+            client.answers.append(answer)
+            client.news.set()
 
     async def _watch(self) -> None:
         while True:
@@ -324,7 +331,7 @@ class Dispatcher:
         ray.kill(seat.handle, no_restart=False)  # the call in `_attend` fails, and the worker is called again
 
     def _forget(self, client_id: str) -> None:
-        del self._clients[client_id]
+        self._clients.pop(client_id).news.set()
         for job_id in [job_id for job_id, (owner, _) in self._jobs.items() if owner == client_id]:
             if self._scheduler.cancel(job_id):
                 del self._jobs[job_id]

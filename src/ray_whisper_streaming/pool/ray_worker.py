@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import ray as untyped_ray
 from ray.exceptions import RayActorError, RayError
@@ -21,16 +20,14 @@ from ray_whisper_streaming.pool.ray_messages import DecodeOrder, JobRef, Ready, 
 
 __all__ = ["Worker"]
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
 ray: Any = untyped_ray
 
 
 class Worker:
-    """Fetches batches from the dispatcher, one at a time, and decodes them in a thread of its own.
+    """Fetches batches from the dispatcher, one at a time, and decodes them.
 
-    The actor's event loop stays free meanwhile, so that Ray can see that it lives.
+    Fetching, decoding and reporting happen in one thread; the actor's event loop stays free, so that Ray can see
+    that it lives.
 
     Args:
         engine_factory: makes the engine, when the dispatcher calls first.
@@ -42,13 +39,13 @@ class Worker:
         os.environ.pop("OMP_NUM_THREADS", None)
         self._engine_factory = engine_factory
         self._engine: Engine | None = None
-        self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
-        self._serving = asyncio.Lock()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
 
     async def serve(self, dispatcher: Any, worker_id: str, attendance: int) -> RayWhisperError | None:
         """Load the engine if it is not there, then decode batch after batch while the dispatcher has any.
 
-        The call lasts as long as both actors live: its failure tells the dispatcher that this worker died.
+        The call lasts as long as both actors live: its failure tells the dispatcher that this worker died. A
+        second call (of a dispatcher that took the place of a dead one) begins when the first has noticed.
 
         Args:
             dispatcher: its actor handle.
@@ -58,29 +55,25 @@ class Worker:
         Returns:
             The error, if the engine can't be loaded.
         """
-        async with self._serving:  # an earlier call, of a dispatcher that died since, may still decode
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._serve, dispatcher, worker_id, attendance)
+
+    def _serve(self, dispatcher: Any, worker_id: str, attendance: int) -> RayWhisperError | None:
+        try:
+            engine = self._engine = self._engine or load_engine(self._engine_factory)
+        except RayWhisperError as error:
+            return error
+        message: Ready | Report = Ready(engine.capabilities.max_batch_size)
+        while True:
             try:
-                engine = await self._loaded_engine()
-            except RayWhisperError as error:
-                return error
-            message: Ready | Report = Ready(engine.capabilities.max_batch_size)
-            while True:
-                try:
-                    order = await dispatcher.exchange.remote(worker_id, attendance, message)
-                except RayActorError:
-                    return None  # its successor will call
-                if order is None:
-                    return None
-                message = await self._in_engine_thread(_decode, engine, order)
-
-    async def _loaded_engine(self) -> Engine:
-        if self._engine is None:
-            self._engine = await self._in_engine_thread(load_engine, self._engine_factory)
-        return self._engine
-
-    async def _in_engine_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        call = functools.partial(function, *args, **kwargs)
-        return await asyncio.get_running_loop().run_in_executor(self._engine_thread, call)
+                order: DecodeOrder | None = ray.get(
+                    dispatcher.exchange.remote(worker_id, attendance, message)
+                )
+            except RayActorError:
+                return None  # its successor will call
+            if order is None:
+                return None
+            message = _decode(engine, order)
 
 
 def _decode(engine: Engine, order: DecodeOrder) -> Report:
