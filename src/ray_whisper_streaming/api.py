@@ -21,7 +21,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import numpy.typing as npt
 
@@ -30,14 +30,19 @@ from ray_whisper_streaming.core.options import StreamOptions, check_choice
 from ray_whisper_streaming.driver import DrivenStream, StreamDriver
 from ray_whisper_streaming.engines.base import EngineFactory
 from ray_whisper_streaming.errors import NotReady, RayWhisperError, StreamClosed
-from ray_whisper_streaming.media import AudioConverter
 from ray_whisper_streaming.pool.base import PoolStats, Recognizer
+
+if TYPE_CHECKING:
+    from ray_whisper_streaming.media import AudioConverter
 
 __all__ = ["AsyncLiveStream", "AsyncPool", "Backend", "LiveStream", "Pool", "make_recognizer"]
 
 Backend: TypeAlias = Literal["auto", "local", "ray"]
 Samples: TypeAlias = npt.ArrayLike | bytes | bytearray | memoryview
 T = TypeVar("T")
+
+CLOSE_WAIT_S = 1.0
+"""How long calls of other threads may take to notice that the pool is closed."""
 
 
 def make_recognizer(
@@ -137,6 +142,10 @@ class AsyncLiveStream:
         """The next event; None after the terminal one."""
         return await self._driven.next_event()
 
+    def next_event_nowait(self) -> Event | None:
+        """The next event if one is there; None otherwise."""
+        return self._driven.next_event_nowait()
+
     async def __aiter__(self) -> AsyncIterator[Event]:
         """All events, until the terminal one (`Final` with ``end_of_stream``, or `StreamFailed`)."""
         while (event := await self._driven.next_event()) is not None:
@@ -215,6 +224,8 @@ class AsyncPool:
         """
         if self._driver is None:
             raise StreamClosed("the pool is closed") if self._closed else NotReady("start the pool first")
+        from ray_whisper_streaming.media import AudioConverter
+
         converter = AudioConverter(sample_rate, channels)
         options = replace(options or StreamOptions(), **changes)
         driven = self._driver.open(stream_id or f"stream-{next(_stream_numbers)}", options)
@@ -271,7 +282,7 @@ class LiveStream:
 
     def next_event(self, timeout_s: float | None = None) -> Event | None:
         """The next event; None after the terminal one, or when none came within ``timeout_s`` seconds."""
-        return self._pool.run(_within(self._inner.next_event, timeout_s))
+        return self._pool.run(_next_event(self._inner, timeout_s))
 
     def waiting(self) -> Iterator[Event]:
         """The events that are there now, without waiting."""
@@ -295,11 +306,35 @@ class LiveStream:
         self.close()
 
 
-async def _within(wait: Callable[[], Coroutine[Any, Any, T]], timeout_s: float | None) -> T | None:
+async def _next_event(stream: AsyncLiveStream, timeout_s: float | None) -> Event | None:
+    # With a timeout of 0 `wait_for` would not even look.
+    event = stream.next_event_nowait()
+    if event is not None or timeout_s == 0.0:
+        return event
     try:
-        return await asyncio.wait_for(wait(), timeout_s)
+        return await asyncio.wait_for(stream.next_event(), timeout_s)
     except asyncio.TimeoutError:
         return None
+
+
+def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
+    """Run until stopped; then answer the calls that other threads still wait for."""
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_forever()
+        loop.run_until_complete(_end_calls())
+    finally:
+        loop.close()
+
+
+async def _end_calls() -> None:
+    calls = asyncio.all_tasks() - {asyncio.current_task()}
+    if not calls:
+        return
+    _, late = await asyncio.wait(calls, timeout=CLOSE_WAIT_S)
+    for call in late:
+        call.cancel()
+    await asyncio.gather(*late, return_exceptions=True)
 
 
 class Pool:
@@ -324,7 +359,7 @@ class Pool:
         """See `AsyncPool.start`."""
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(target=self._loop.run_forever, name="streams", daemon=True)
+            self._thread = threading.Thread(target=_run_loop, args=(self._loop,), name="streams", daemon=True)
             self._thread.start()
         try:
             self.run(self._inner.start(timeout_s))
@@ -367,7 +402,6 @@ class Pool:
             self._loop = self._thread = None
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
-            loop.close()
 
     def __enter__(self) -> Pool:
         self.start()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +19,13 @@ from ray_whisper_streaming.core.jobs import SAMPLE_RATE, Failure, Int16Samples, 
 from ray_whisper_streaming.core.options import StreamOptions
 from ray_whisper_streaming.core.stream import Stream
 from ray_whisper_streaming.engines.vad import SileroVad, VadState
-from ray_whisper_streaming.errors import Overloaded, RayWhisperError, StreamClosed, TranscriptionError
+from ray_whisper_streaming.errors import (
+    Overloaded,
+    PoolError,
+    RayWhisperError,
+    StreamClosed,
+    TranscriptionError,
+)
 from ray_whisper_streaming.pool.base import Recognizer
 
 __all__ = ["DrivenStream", "StreamDriver"]
@@ -54,7 +61,7 @@ class DrivenStream:
         longest = round(self.machine.options.max_buffer_s / 4 * SAMPLE_RATE)
         for start in range(0, len(samples), longest):
             part = samples[start : start + longest]
-            while not self.machine.has_room(len(part)) and not self.closed:
+            while not (self.closed or self.machine.over or self.machine.has_room(len(part))):
                 self._changed.clear()
                 await self._changed.wait()
             self.push_nowait(part)
@@ -92,6 +99,10 @@ class DrivenStream:
                 return None
             self._changed.clear()
             await self._changed.wait()
+        return self.next_event_nowait()
+
+    def next_event_nowait(self) -> Event | None:
+        """The next event if one is there; None otherwise."""
         if self._events:
             return self._events.popleft()
         partial, self._partial = self._partial, None
@@ -197,7 +208,10 @@ class StreamDriver:
                 await self._score_voice(touched)
                 for stream in touched:
                     if not stream.closed:
-                        self._advance(stream)
+                        try:
+                            self._advance(stream)
+                        except Exception as error:  # one stream's trouble is not the others'
+                            self._give_up(stream, error)
         finally:
             self._turn = None
 
@@ -207,10 +221,15 @@ class StreamDriver:
             return
         assert self._loop is not None
         states = [stream.vad_state for stream, _ in asked]
-        scores = await self._loop.run_in_executor(
-            self._vad_thread, self._vad.score, states, [chunk for _, chunk in asked]
-        )
-        for (stream, _), probabilities in zip(asked, scores):
+        try:
+            scores = await self._loop.run_in_executor(
+                self._vad_thread, self._vad.score, states, [chunk for _, chunk in asked]
+            )
+        except Exception as error:
+            for stream, _ in asked:
+                self._give_up(stream, error)
+            return
+        for (stream, _), probabilities in zip(asked, scores, strict=True):
             stream.machine.receive_voice(probabilities)
             self._touched.add(stream)  # more may wait: a long push is scored in parts
 
@@ -223,6 +242,17 @@ class StreamDriver:
         stream.collect()
         if not stream.machine.over:
             stream.rearm(self._loop, stream.machine.next_wakeup(), now)
+
+    def _give_up(self, stream: DrivenStream, error: Exception) -> None:
+        """End a stream that can't go on; its listener gets `StreamFailed`."""
+        if not isinstance(error, RayWhisperError):
+            # Where it happened, but not the exception's text: it might hold transcribed words.
+            where = "".join(traceback.format_tb(error.__traceback__))
+            logger.error("stream %s: %s\n%s", stream.machine.stream_id, type(error).__name__, where)
+            error = PoolError(f"an internal error: {type(error).__name__}")
+        stream.machine.fail(error)
+        if not stream.closed:
+            stream.collect()
 
     def _submit(self, stream: DrivenStream, job: Job) -> None:
         loop = self._loop
@@ -245,7 +275,10 @@ class StreamDriver:
         stream.job = None
         error = StreamClosed("the pool withdrew the job") if future.cancelled() else future.exception()
         if error is None:
-            stream.machine.receive_result(future.result())
+            try:
+                stream.machine.receive_result(future.result())
+            except Exception as unexpected:
+                self._give_up(stream, unexpected)
         else:
             if not isinstance(error, RayWhisperError):
                 logger.error("stream %s: the pool raised %s", stream.machine.stream_id, type(error).__name__)

@@ -31,9 +31,16 @@ def add_shared_args(parser: argparse.ArgumentParser) -> None:
     add("--vac", action="store_true", help="listen for voice: silence is not decoded")
     add("--vac-chunk-size", type=float, default=0.04, help="seconds of audio a step of --vac (default: 0.04)")
     add("--vad", action="store_true", help="accepted: silence is told from speech without it")
-    add("--buffer_trimming", default="segment", choices=["sentence", "segment"], help="where to cut the buffer")
+    add(
+        "--buffer_trimming",
+        default="segment",
+        choices=["sentence", "segment"],
+        help="where to cut the buffer",
+    )
     add("--buffer_trimming_sec", type=float, default=15, help="cut a buffer longer than this (default: 15)")
-    add("-l", "--log-level", dest="log_level", default="WARNING", help="DEBUG, INFO, WARNING, ERROR, CRITICAL")
+    add(
+        "-l", "--log-level", dest="log_level", default="WARNING", help="DEBUG, INFO, WARNING, ERROR, CRITICAL"
+    )
     add("--beam-size", type=int, default=1, help="1 is greedy (default); the original used 5, much slower")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ def as_int16(samples: npt.ArrayLike | bytes | bytearray | memoryview) -> Int16Sa
         AudioError: another type or shape, an odd number of bytes, NaN or infinity.
     """
     if isinstance(samples, (bytes, bytearray, memoryview)):
-        raw = bytes(samples)
+        raw = bytes(cast(bytes, samples))
         if len(raw) % 2:
             raise AudioError(f"{len(raw)} bytes are not a whole number of 16-bit samples")
         return np.frombuffer(raw, dtype="<i2").astype(np.int16, copy=False)
@@ -41,7 +41,7 @@ def as_int16(samples: npt.ArrayLike | bytes | bytearray | memoryview) -> Int16Sa
         raise AudioError(f"samples are {array.dtype}; int16, or floats of -1 to 1, are wanted")
     if not np.isfinite(array).all():
         raise AudioError("samples hold NaN or infinity")
-    scaled = np.rint(array * INT16_SCALE)
+    scaled = np.rint(array.astype(np.float32, copy=False) * INT16_SCALE)
     return np.clip(scaled, -INT16_SCALE, INT16_SCALE - 1).astype(np.int16)
 
 

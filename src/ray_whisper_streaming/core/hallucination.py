@@ -41,19 +41,34 @@ def is_hallucination(result: Result) -> bool:
     )
 
 
-def cut_repetition(words: Sequence[Word]) -> list[Word]:
-    """Cut the words at the first loop, keeping one round of it; all of them if there is no loop."""
-    keys = [normalise(word.text) for word in words]
-    for start in range(len(keys)):
-        for length in range(1, MAX_LOOP_WORDS + 1):
-            repeats = (MAX_WORD_REPEATS if length == 1 else MAX_PHRASE_REPEATS) + 1
-            stop = start + repeats * length
-            if stop > len(keys):
-                continue
-            phrase = keys[start : start + length]
-            if all(keys[i : i + length] == phrase for i in range(start, stop, length)):
-                return list(words[: start + length])
-    return list(words)
+def cut_repetition(words: Sequence[Word], before: Sequence[Word] = ()) -> list[Word]:
+    """Cut the loops out of the words, keeping one round of each; what stands behind a loop stays.
+
+    Args:
+        words: in order.
+        before: the words in front of them, where a loop may have begun; they are not returned.
+    """
+    keys = [normalise(word.text) for word in (*before, *words)]
+    kept: list[int] = []
+    start = 0
+    while start < len(keys):
+        length, stop = _loop_at(keys, start)
+        kept += range(start, start + length)
+        start = stop
+    return [words[index - len(before)] for index in kept if index >= len(before)]
+
+
+def _loop_at(keys: Sequence[str], start: int) -> tuple[int, int]:
+    """Length of the phrase at ``start`` and where its loop ends; of a single word if there is no loop."""
+    for length in range(1, MAX_LOOP_WORDS + 1):
+        stop = start + length
+        while stop < len(keys) and keys[stop] == keys[stop - length]:
+            stop += 1
+        rounds = (stop - start) // length
+        if rounds > (MAX_WORD_REPEATS if length == 1 else MAX_PHRASE_REPEATS):
+            # At the very end a round may be cut short; elsewhere its words belong to what follows.
+            return length, stop if stop == len(keys) else start + rounds * length
+    return 1, start + 1
 
 
 def drop_unvoiced(words: Sequence[Word], voice: VoiceMap) -> list[Word]:

@@ -72,9 +72,7 @@ class Ledger:
 
     def finish(self, *, end_of_stream: bool) -> Final:
         """End the utterance under way."""
-        final = Final(
-            utterance=self._utterances, words=tuple(self._utterance), end_of_stream=end_of_stream
-        )
+        final = Final(utterance=self._utterances, words=tuple(self._utterance), end_of_stream=end_of_stream)
         self._utterances += 1
         self._utterance = []
         return final

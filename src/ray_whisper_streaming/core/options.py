@@ -18,6 +18,9 @@ AUTO = "auto"
 MAX_WINDOW_AUDIO_S = 28.0
 """Audio in one window at most, seconds: Whisper takes 30, and a window cut flush loops."""
 
+MAX_HARD_LIMIT_S = MAX_WINDOW_AUDIO_S - 1.0
+"""A window must be able to grow beyond its hard limit: it is trimmed after the pass that finds it longer."""
+
 
 def check_range(field_name: str, value: float, low: float, high: float = math.inf) -> None:
     """Raise `ConfigurationError` unless ``low <= value <= high`` (NaN fails too)."""
@@ -83,8 +86,8 @@ class TrimmingOptions:
     def __post_init__(self) -> None:
         check_choice("at", self.at, ("word", "segment", "sentence"))
         check_range("keep_s", self.keep_s, 0.0, 25.0)
-        check_range("trim_after_s", self.trim_after_s, self.keep_s + 0.5, MAX_WINDOW_AUDIO_S)
-        check_range("hard_limit_s", self.hard_limit_s, self.trim_after_s, MAX_WINDOW_AUDIO_S)
+        check_range("trim_after_s", self.trim_after_s, self.keep_s + 0.5, MAX_HARD_LIMIT_S)
+        check_range("hard_limit_s", self.hard_limit_s, self.trim_after_s, MAX_HARD_LIMIT_S)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,11 +99,12 @@ class StreamOptions:
         language: Whisper's code, or ``"auto"``: detected from the stream's own audio and kept once certain.
         allowed_languages: what ``"auto"`` may answer; empty means any.
         task: ``"transcribe"``, or ``"translate"`` into English.
-        prompt: text that could have stood before the first words: names, spelling, style.
+        prompt: text in the style wanted, with its names and spelling; Whisper sees it before every window.
         hotwords: terms to favour through the whole stream.
         context: give Whisper the committed text that was trimmed away. Helps long sentences, may carry a
             mistake onwards.
-        policy: ``"cutoff"`` commits words that end ``commit_delay_s`` before the end of the audio after one pass;
+        policy: ``"hybrid"`` commits what two passes in a row heard, or one with enough audio behind it;
+            ``"cutoff"`` commits after one pass what ends ``commit_delay_s`` before the end of the audio;
             ``"agreement"`` commits what ``agreement_passes`` passes in a row agree on (slower, for noisy audio).
         commit_delay_s: see ``policy``. Smaller: earlier text, more half-heard words.
         agreement_passes: see ``policy``; 2 is LocalAgreement-2 of whisper_streaming.
@@ -121,7 +125,7 @@ class StreamOptions:
     prompt: str = ""
     hotwords: str = ""
     context: bool = False
-    policy: Literal["cutoff", "agreement"] = "cutoff"
+    policy: Literal["hybrid", "cutoff", "agreement"] = "hybrid"
     commit_delay_s: float = 0.5
     agreement_passes: int = 2
     update_interval_s: float = 0.5
@@ -139,13 +143,14 @@ class StreamOptions:
         for code in self.allowed_languages:
             check_language("allowed_languages", code)
         check_choice("task", self.task, ("transcribe", "translate"))
-        check_choice("policy", self.policy, ("cutoff", "agreement"))
+        check_choice("policy", self.policy, ("hybrid", "cutoff", "agreement"))
         check_range("commit_delay_s", self.commit_delay_s, 0.0, 10.0)
         check_range("agreement_passes", self.agreement_passes, 2, 10)
         check_range("update_interval_s", self.update_interval_s, 0.1, 20.0)
         check_range("beam_size", self.beam_size, 1, 20)
         check_range("max_utterance_s", self.max_utterance_s, 1.0)
-        check_range("max_buffer_s", self.max_buffer_s, 2 * self.trimming.hard_limit_s)
+        # Less could be full before the next pass is due, and nothing would ever make room.
+        check_range("max_buffer_s", self.max_buffer_s, 2 * MAX_WINDOW_AUDIO_S)
 
     @property
     def decode_options(self) -> DecodeOptions:

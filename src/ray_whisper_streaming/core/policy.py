@@ -1,14 +1,23 @@
-"""When a word may be committed: the two policies behind one interface."""
+"""When a word may be committed: the policies behind one interface."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
 from ray_whisper_streaming.core.options import StreamOptions
 from ray_whisper_streaming.core.transcript import Word, normalise
 
-__all__ = ["AgreementPolicy", "CommitPolicy", "CutoffPolicy", "make_policy"]
+__all__ = ["AgreementPolicy", "CommitPolicy", "CutoffPolicy", "HybridPolicy", "make_policy"]
+
+HALF_WORD_S = 0.3
+"""A word that ends this near to the end of the audio may be half a word, even if two passes heard it."""
+
+PATIENCE_S = 2.0
+"""How much audio a word that only one pass heard must have seen pass by: audio behind it, plus what was new in that
+pass. So a quick succession of passes doesn't give a single odd one more chances to be believed. (Measured: at passes
+0.5 s apart, a cut-off of 0.8 s alone made 3 to 5 points more errors than at passes 1 s apart.)"""
 
 
 class CommitPolicy(Protocol):
@@ -41,10 +50,7 @@ class CutoffPolicy:
 
     def receive(self, words: Sequence[Word], *, audio_end_s: float, settled: bool) -> int:
         """See `CommitPolicy`."""
-        if settled:
-            return len(words)
-        limit_s = audio_end_s - self._delay_s
-        return next((i for i, word in enumerate(words) if word.end_s > limit_s), len(words))
+        return len(words) if settled else _count_before(words, audio_end_s - self._delay_s)
 
     def reset(self) -> None:
         """Nothing is kept between passes."""
@@ -76,12 +82,51 @@ class AgreementPolicy:
         self._earlier = []
 
 
+class HybridPolicy:
+    """Commit a word as soon as two passes in a row heard it, or one pass with much audio behind it.
+
+    Where passes come quickly (an idle pool) the second pass is the cheaper evidence; where they are far apart (a
+    busy pool) the audio behind the word is: with passes 1.5 s apart or more this is the cut-off policy.
+    """
+
+    def __init__(self, delay_s: float) -> None:
+        self._delay_s = delay_s
+        self._previous: list[str] = []
+        self._previous_end_s = math.inf
+
+    def receive(self, words: Sequence[Word], *, audio_end_s: float, settled: bool) -> int:
+        """See `CommitPolicy`."""
+        keys = [normalise(word.text) for word in words]
+        step_s = max(0.0, audio_end_s - self._previous_end_s)
+        if settled:
+            count = len(words)
+        else:
+            agreed = _common_prefix(keys, self._previous)
+            whole = _count_before(words, audio_end_s - HALF_WORD_S)
+            alone = _count_before(words, audio_end_s - max(self._delay_s, PATIENCE_S - step_s))
+            count = max(alone, min(agreed, whole))
+        self._previous, self._previous_end_s = keys[count:], audio_end_s
+        return count
+
+    def reset(self) -> None:
+        """See `CommitPolicy`."""
+        self._previous, self._previous_end_s = [], math.inf
+
+
 def make_policy(options: StreamOptions) -> CommitPolicy:
     """The policy that the options name."""
     if options.policy == "agreement":
         return AgreementPolicy(options.agreement_passes)
-    return CutoffPolicy(options.commit_delay_s)
+    if options.policy == "cutoff":
+        return CutoffPolicy(options.commit_delay_s)
+    return HybridPolicy(options.commit_delay_s)
+
+
+def _count_before(words: Sequence[Word], limit_s: float) -> int:
+    """How many leading words end at ``limit_s`` or before."""
+    return next((i for i, word in enumerate(words) if word.end_s > limit_s), len(words))
 
 
 def _common_prefix(first: Sequence[str], second: Sequence[str]) -> int:
-    return next((i for i, (a, b) in enumerate(zip(first, second)) if a != b), min(len(first), len(second)))
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(first), len(second)))

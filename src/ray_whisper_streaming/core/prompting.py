@@ -9,10 +9,9 @@ CONTEXT_CHARACTERS = 200
 
 
 class ContextText:
-    """The prompt, and behind it the committed text that was trimmed away with its audio."""
+    """The committed text that was trimmed away with its audio, as far as Whisper is told of it."""
 
-    def __init__(self, prompt: str, *, carry: bool) -> None:
-        self._prompt = prompt.strip()
+    def __init__(self, *, carry: bool) -> None:
         self._carry = carry
         self._past = ""
 
@@ -26,8 +25,8 @@ class ContextText:
             self._past = past
 
     def reset(self) -> None:
-        """Forget the past, keep the prompt: after a loop, so that it can't carry on."""
+        """Forget it: after a loop, so that the loop can't carry on."""
         self._past = ""
 
     def __str__(self) -> str:
-        return f"{self._prompt} {self._past.strip()}".strip()
+        return self._past.strip()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import SequenceMatcher
 
 from ray_whisper_streaming.core.transcript import Word, normalise
 
@@ -15,9 +16,16 @@ DRIFT_COST_PER_S = 0.5
 """Cost of pairing words whose middles lie apart: equal words far apart are two words."""
 
 MAX_DRIFT_S = 3.0
+
+HALF_WORD_COST = 0.2
+"""Cost of pairing a word with its own beginning: what was committed half heard is not to be said twice."""
+
 EARLY_WORD_COST = 0.6
-"""Cost of calling a word new although its middle lies before the end of what was committed. Times of one word
-differ by 0.1 to 0.2 s between windows, so this is a hint, never a rule."""
+"""Cost of calling a word new although it lies over the end of what was committed. Times of one word differ by 0.1
+to 0.2 s between windows, so this is a hint, never a rule."""
+
+EARLY_SHARE = 0.5
+"""A word lies over the last committed one if they share this much of the shorter one's time."""
 
 TIME_SLACK_S = 0.05
 
@@ -29,14 +37,10 @@ def count_prefix_words(words: Sequence[Word], prefix: str) -> int | None:
     """
     wanted = prefix.strip()
     text = ""
-    if not wanted:
-        return 0
     for count, word in enumerate(words, 1):
         text += word.text
-        if text.strip() == wanted:
-            return count
-        if len(text.strip()) > len(wanted):
-            break
+        if len(text.strip()) >= len(wanted):
+            return count if text.strip() == wanted else None
     return None
 
 
@@ -60,16 +64,34 @@ def count_known_words(words: Sequence[Word], committed: Sequence[Word]) -> int:
         above, row = row, [row[0] + UNMATCHED_COST]
         for i, known in enumerate(committed):
             drift = abs(middle - (known.start_s + known.end_s) / 2)
-            pair = (0.0 if text == texts[i] else UNMATCHED_COST) + DRIFT_COST_PER_S * min(drift, MAX_DRIFT_S)
+            pair = _difference(text, texts[i]) + DRIFT_COST_PER_S * min(drift, MAX_DRIFT_S)
             row.append(min(above[i] + pair, above[i + 1] + UNMATCHED_COST, row[i] + UNMATCHED_COST))
         distances.append(row[-1])
 
-    border_s = committed[-1].end_s - TIME_SLACK_S
     best, best_cost, early = 0, float("inf"), 0.0
     for split in range(len(words), -1, -1):
         if split < len(words):
-            middle = (words[split].start_s + words[split].end_s) / 2
-            early += EARLY_WORD_COST + min(border_s - middle, 1.0) if middle < border_s else 0.0
+            early += _early_cost(words[split], committed[-1])
         if distances[split] + early <= best_cost:
             best, best_cost = split, distances[split] + early
     return best
+
+
+def _difference(first: str, second: str) -> float:
+    """0 for equal texts, `UNMATCHED_COST` for texts with nothing in common; half a word is near to the whole."""
+    if first == second:
+        return 0.0
+    if len(first) != len(second) and (first.startswith(second) or second.startswith(first)):
+        return HALF_WORD_COST
+    return UNMATCHED_COST * (1.0 - SequenceMatcher(None, first, second, autojunk=False).ratio() / 2)
+
+
+def _early_cost(word: Word, last: Word) -> float:
+    """What it costs to call ``word`` new: nothing, unless it lies over or before the last committed word."""
+    border_s = last.end_s - TIME_SLACK_S
+    shorter_s = min(word.end_s - word.start_s, last.end_s - last.start_s)
+    over_s = border_s - word.start_s
+    if over_s <= EARLY_SHARE * shorter_s or over_s <= 0.0:
+        return 0.0
+    middle_s = (word.start_s + word.end_s) / 2
+    return EARLY_WORD_COST + min(max(0.0, border_s - middle_s), 1.0)

@@ -54,7 +54,7 @@ from ray_whisper_streaming.core.prompting import ContextText
 from ray_whisper_streaming.core.stitching import count_known_words, count_prefix_words
 from ray_whisper_streaming.core.transcript import Word
 from ray_whisper_streaming.core.trimming import choose_cut_s
-from ray_whisper_streaming.errors import Overloaded, StreamClosed, TranscriptionError
+from ray_whisper_streaming.errors import Overloaded, RayWhisperError, StreamClosed, TranscriptionError
 
 __all__ = ["Stream"]
 
@@ -110,9 +110,7 @@ class Stream:
         self._buffer = AudioBuffer()
         self._endpointer = Endpointer(self.options.endpointing) if self.options.voice_activity else None
         self._policy = make_policy(self.options)
-        self._ledger = Ledger(
-            ContextText(self.options.prompt, carry=self.options.context), self.options.max_utterance_s
-        )
+        self._ledger = Ledger(ContextText(carry=self.options.context), self.options.max_utterance_s)
         self._language = LanguageTracker(None if self.options.language == AUTO else self.options.language)
         self._interval = round(self.options.update_interval_s * SAMPLE_RATE)
         self._regions: deque[_Region] = deque()
@@ -169,7 +167,11 @@ class Stream:
         if not self.has_room(len(samples)):
             limit_s = self.options.max_buffer_s
             raise Overloaded("the stream's buffer", limit=limit_s, current=self.buffered_s, retry_after_s=1.0)
-        if self._endpointer is None and len(samples) and (not self._regions or self._regions[-1].end is not None):
+        if (
+            self._endpointer is None
+            and len(samples)
+            and (not self._regions or self._regions[-1].end is not None)
+        ):
             self._regions.append(_Region(self._buffer.end_sample))
         self._buffer.append(samples)
 
@@ -214,6 +216,8 @@ class Stream:
         """Take the voice probabilities of the frames that `voice_input` gave, in order."""
         assert self._endpointer is not None, "no voice was asked for"
         self._scoring = False
+        if self._over:
+            return
         self._apply(self._endpointer.receive(float(p) for p in probabilities))
         self._pass_marks()
 
@@ -226,7 +230,10 @@ class Stream:
             now: monotonic seconds.
         """
         self._settle()
-        if self._over or self._in_flight or now < self._retry_at or not self._regions:
+        if self._over or self._in_flight or now < self._retry_at:
+            return None
+        self._retry_at = 0.0
+        if not self._regions:
             return None
         region = self._regions[0]
         known = self._heard_until if region.end is None else region.end
@@ -245,7 +252,7 @@ class Stream:
             allowed_languages=self.options.allowed_languages,
             task=self.options.task,
             context=str(self._ledger.context),
-            hotwords=self.options.hotwords,
+            hotwords=f"{self.options.prompt} {self.options.hotwords}".strip(),
             prefix="" if self._free_pass else self._ledger.prefix,
             options=self.options.decode_options,
             deadline=now if final else now + self.options.update_interval_s,
@@ -270,12 +277,9 @@ class Stream:
         words = self._new_words(job, result)
         end = job.start_sample + len(job.audio)
         end_s = end / SAMPLE_RATE
-        if self._heard_nothing(words, end, STALL_S) and job.prefix:
-            self._free_pass = True
-            if job.final:
-                return  # the same window once more, without the prefix: no word may be lost here
-        else:
-            self._free_pass = False
+        self._free_pass = bool(job.prefix) and self._heard_nothing(words, end)
+        if self._free_pass and job.final:
+            return  # the same window once more, without the prefix: no word may be lost here
         self._decoded_until = end
         if job.final:
             self._commit(words, len(words))
@@ -297,12 +301,17 @@ class Stream:
             self._failures += 1
             retryable = isinstance(error, TranscriptionError) and error.retryable
             if not retryable or self._failures >= MAX_FAILURES:
-                self._over = True
-                self._events.append(StreamFailed(error=error))
+                self.fail(error)
                 return
             wait_s = min(LAST_RETRY_S, FIRST_RETRY_S * 2 ** (self._failures - 1))
         self._retry_at = now + wait_s
         self._events.append(JobFailed(error=error, retry_in_s=wait_s))
+
+    def fail(self, error: RayWhisperError) -> None:
+        """The shell can't go on with this stream: end it with `StreamFailed`."""
+        if not self._over:
+            self._over = True
+            self._events.append(StreamFailed(error=error))
 
     def events(self) -> list[Event]:
         """What happened since the last call, in order."""
@@ -345,12 +354,14 @@ class Stream:
 
     def _apply(self, boundaries: Sequence[Boundary]) -> None:
         for boundary in boundaries:
-            at_s = boundary.sample / SAMPLE_RATE
+            # The frame that was filled up with silence reaches beyond the mark.
+            sample = min(boundary.sample, self._marks[0].sample) if self._marks else boundary.sample
+            at_s = sample / SAMPLE_RATE
             if boundary.starts:
-                self._regions.append(_Region(boundary.sample))
+                self._regions.append(_Region(sample))
                 self._events.append(SpeechStarted(at_s=at_s))
             else:
-                self._regions[-1].end = boundary.sample
+                self._regions[-1].end = sample
                 self._events.append(SpeechEnded(at_s=at_s))
 
     def _settle(self) -> None:
@@ -363,8 +374,11 @@ class Stream:
                 continue
             if region is not self._entered:
                 self._enter(region)
-            if region.end is None or self._decoded_until < region.end or self._rest or self._free_pass:
+            if region.end is None or self._decoded_until < region.end or self._free_pass:
                 break
+            self._commit(
+                self._rest, len(self._rest)
+            )  # all of it was heard: another pass would tell nothing new
             self._finish_region()
         if not self._regions:
             end = self._heard_until if self._endpointer is None else self._endpointer.silent_until
@@ -414,27 +428,27 @@ class Stream:
         known = count_prefix_words(result.words, job.prefix) if job.prefix else None
         if known is None:
             known = count_known_words(result.words, self._ledger.window)
-        before = self._ledger.window
-        words = cut_repetition([*before, *result.words[known:]])[len(before) :]
+        words = cut_repetition(result.words[known:], self._ledger.window)
         return words if self._endpointer is None else drop_unvoiced(words, self._endpointer.voice)
 
-    def _heard_nothing(self, words: Sequence[Word], end: int, limit_s: float) -> bool:
-        """Whether a pass left at least ``limit_s`` of voice behind the last committed word without any word."""
+    def _heard_nothing(self, words: Sequence[Word], end: int) -> bool:
+        """Whether a pass left much voice behind the last committed word without any word."""
         if words:
             return False
         start = max(round(self._ledger.last_end_s * SAMPLE_RATE), self._window_start)
         voiced = end - start if self._endpointer is None else self._endpointer.voice.voiced(start, end)
-        return voiced >= limit_s * SAMPLE_RATE
+        return voiced >= STALL_S * SAMPLE_RATE
 
     def _count_committed(self, words: Sequence[Word], end: int, end_s: float) -> int:
-        if not self._language.settled:
-            return 0
-        quiet = round(SETTLE_S * SAMPLE_RATE)
-        settled = self._endpointer is not None and not self._endpointer.voice.voiced(end - quiet, end)
-        count = self._policy.receive(words, audio_end_s=end_s, settled=settled)
+        count = 0
+        if self._language.settled:
+            quiet = round(SETTLE_S * SAMPLE_RATE)
+            settled = self._endpointer is not None and not self._endpointer.voice.voiced(end - quiet, end)
+            count = self._policy.receive(words, audio_end_s=end_s, settled=settled)
         trimming = self.options.trimming
         if end_s - self._window_start / SAMPLE_RATE > trimming.hard_limit_s:
-            forced = sum(word.end_s <= end_s - trimming.keep_s for word in words)
+            # The window will be trimmed, so what begins in the audio that goes is committed now.
+            forced = sum(word.start_s < end_s - trimming.keep_s for word in words)
             if forced > count:
                 self._policy.reset()
                 return forced
@@ -462,7 +476,6 @@ class Stream:
         region = self._regions.popleft()
         assert region.end is not None
         self._policy.reset()
-        self._free_pass = False
         self._ledger.clear_window()
         # The end of input may stand right behind: then this Final is the terminal event as well.
         last = self._regions[0] if self._regions else None

@@ -27,15 +27,16 @@ def choose_cut_s(
     if decoded_s - start_s <= options.trim_after_s:
         return None
     latest_s = decoded_s - options.keep_s
+    earliest_s = max(start_s, decoded_s - options.hard_limit_s)  # a cut before it would not be enough
     for cuts in (_cuts(committed, options.at), _cuts(committed, "word")):
-        allowed = [cut for cut in cuts if start_s < cut <= latest_s]
+        allowed = [cut for cut in cuts if earliest_s < cut <= latest_s]
         if allowed:
             return max(allowed)
         if decoded_s - start_s <= options.hard_limit_s / 2:
             return None  # a finer cut can wait: the next words may bring the border that is preferred
     if decoded_s - start_s <= options.hard_limit_s:
         return None
-    return max(latest_s, committed[-1].end_s) if committed else latest_s
+    return min(decoded_s, max(latest_s, committed[-1].end_s)) if committed else latest_s
 
 
 def _cuts(committed: Sequence[Word], at: str) -> list[float]:

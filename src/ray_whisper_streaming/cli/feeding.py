@@ -1,0 +1,97 @@
+"""Getting recordings into streams: finding, decoding off the event loop, pacing."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from importlib import resources
+from pathlib import Path
+
+from ray_whisper_streaming.core.jobs import SAMPLE_RATE, Int16Samples
+from ray_whisper_streaming.errors import AudioError
+from ray_whisper_streaming.media import decode_file
+
+__all__ = ["PACKET_S", "decode_aside", "find_recordings", "paced", "sample_recordings"]
+
+PACKET_S = 0.1
+"""Audio per packet at real pace, in seconds: what a browser or a telephone sends, within a factor of five."""
+
+AUDIO_SUFFIXES = {".aac", ".aiff", ".flac", ".m4a", ".mka", ".mkv", ".mov", ".mp3", ".mp4"} | {
+    ".oga",
+    ".ogg",
+    ".opus",
+    ".wav",
+    ".webm",
+    ".wma",
+}
+"""What is taken for a recording when a folder is given; a file that is named is tried whatever it is called."""
+
+
+def sample_recordings() -> list[Path]:
+    """The synthetic recordings that come with the package."""
+    return sorted(Path(str(resources.files("ray_whisper_streaming") / "samples")).glob("*.flac"))
+
+
+def find_recordings(paths: Iterable[Path]) -> list[Path]:
+    """The files given, and the recordings in the folders given, sorted.
+
+    Raises:
+        AudioError: a path that doesn't exist, or a folder without recordings.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise AudioError(f"{path} does not exist")
+        if path.is_dir():
+            inside = sorted(each for each in path.iterdir() if each.suffix.lower() in AUDIO_SUFFIXES)
+            if not inside:
+                raise AudioError(f"{path} holds no recordings")
+            found += inside
+        else:
+            found.append(path)
+    return found
+
+
+async def decode_aside(path: str | Path) -> AsyncIterator[Int16Samples]:
+    """`decode_file` in a thread, so that other streams go on. Pieces of about a second."""
+    pieces: Iterator[Int16Samples] = decode_file(path)
+
+    def next_second() -> list[Int16Samples]:
+        taken: list[Int16Samples] = []
+        while sum(map(len, taken)) < SAMPLE_RATE and (piece := next(pieces, None)) is not None:
+            taken.append(piece)
+        return taken
+
+    while taken := await asyncio.to_thread(next_second):
+        for piece in taken:
+            yield piece
+
+
+async def paced(
+    pieces: AsyncIterator[Int16Samples],
+    started_at: float,
+    limit_s: float | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> AsyncIterator[Int16Samples]:
+    """Packets at the pace of the audio: each when its last sample would have been spoken, without drift.
+
+    Args:
+        pieces: the audio.
+        started_at: monotonic second at which the audio begins.
+        limit_s: end after so many seconds of it.
+        clock: monotonic seconds.
+    """
+    packet = round(PACKET_S * SAMPLE_RATE)
+    limit = None if limit_s is None else round(limit_s * SAMPLE_RATE)
+    sent = 0
+    async for piece in pieces:
+        for start in range(0, len(piece), packet):
+            part = piece[start : start + packet]
+            if limit is not None and sent + len(part) > limit:
+                return
+            sent += len(part)
+            wait_s = started_at + sent / SAMPLE_RATE - clock()
+            if wait_s > 0:
+                await asyncio.sleep(wait_s)
+            yield part
