@@ -81,7 +81,11 @@ def make_recognizer(
         from ray_whisper_streaming.pool.ray_pool import RayPool
 
         return RayPool(
-            engine_factory, workers=workers, max_worker_count=max_worker_count, job_timeout_s=job_timeout_s
+            engine_factory,
+            workers=workers,
+            max_worker_count=max_worker_count,
+            num_gpus_per_worker=0 if device == "cpu" else None,
+            job_timeout_s=job_timeout_s,
         )
     from ray_whisper_streaming.pool.local import LocalPool
 
@@ -323,6 +327,7 @@ def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
     try:
         loop.run_forever()
         loop.run_until_complete(_end_calls())
+        loop.run_until_complete(loop.shutdown_default_executor())
     finally:
         loop.close()
 

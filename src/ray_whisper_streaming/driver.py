@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from ray_whisper_streaming.core.events import Event, Partial
+from ray_whisper_streaming.core.events import Event, Final, Partial
 from ray_whisper_streaming.core.jobs import SAMPLE_RATE, Failure, Int16Samples, Job, Result
 from ray_whisper_streaming.core.options import StreamOptions
 from ray_whisper_streaming.core.stream import Stream
@@ -127,8 +127,11 @@ class DrivenStream:
         for event in self.machine.events():
             if isinstance(event, Partial):
                 self._partial = event
-            else:
-                self._events.append(event)
+                continue
+            if isinstance(event, Final) and self._partial is not None:
+                self._events.append(self._partial)  # it belongs to the utterance that ends here
+                self._partial = None
+            self._events.append(event)
         if self.machine.over:
             self._partial = None
             self._driver.forget(self)
