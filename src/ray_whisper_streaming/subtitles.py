@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from ray_whisper_streaming.core.transcript import Word, join_text, segment_words
 
 __all__ = ["Cue", "make_cues", "to_srt", "to_vtt"]
 
 LINE_LENGTH = 42
-"""Characters in a line (Netflix's timed text guide for Latin scripts; the BBC's is 37)."""
-
-LINES = 2
+"""Latin letters in a line (Netflix's timed text guide; the BBC's is 37). A Chinese, Japanese or Korean character takes
+the room of two."""
 
 MAX_CUE_S = 7.0
 """A cue stays no longer (Netflix, BBC)."""
@@ -20,8 +21,19 @@ MAX_CUE_S = 7.0
 MIN_CUE_S = 5 / 6
 """A cue stays no shorter, where the next one lets it (Netflix: 5/6 s)."""
 
-WIDE_FROM = "\u1100"
-"""From here on characters are, mostly, twice as wide: Korean, Chinese, Japanese."""
+LETTERS_PER_S = 20.0
+"""A cue stays long enough to be read at this speed, where the next one lets it (Netflix: 20, for adults)."""
+
+PAUSE_S = 1.0
+"""A pause between two words that ends a cue."""
+
+CLAUSE_ENDINGS = (",", ";", ":", "–", "—", "،", "、", "，", "；", "：")
+
+CLAUSE_BONUS = 16
+"""Letters by which two lines, or two cues, may differ more if the first ends with a clause."""
+
+WIDE = frozenset("WF")
+"""Unicode's East Asian widths of characters twice as wide as Latin letters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,64 +46,91 @@ class Cue:
 
 
 def make_cues(words: Sequence[Word]) -> list[Cue]:
-    """Cut words into cues at sentences and pauses, and where two lines or seven seconds are full."""
-    groups: list[list[Word]] = []
-    for segment in segment_words(words):
-        group: list[Word] = []
-        for word in segment.words:
-            full = group and (len(_wrap([*group, word])) > LINES or word.end_s - group[0].start_s > MAX_CUE_S)
-            if full:
-                groups.append(group)
-                group = []
-            group.append(word)
-        groups.append(group)
+    """Cut words into cues: at sentences and pauses and, where one is too long for a cue, into parts of like length.
+
+    Args:
+        words: in order, word starts never going back; as committed by a stream.
+
+    Returns:
+        Cues in order that don't overlap.
+    """
+    groups = [group for segment in segment_words(words, PAUSE_S) for group in _fitting(segment.words)]
     cues: list[Cue] = []
-    for group, following in zip(groups, [*groups[1:], None], strict=True):
-        start_s, end_s = group[0].start_s, group[-1].end_s
-        wanted_s = max(end_s, start_s + MIN_CUE_S)
-        end_s = wanted_s if following is None else max(end_s, min(wanted_s, following[0].start_s))
-        cues.append(Cue(start_s, end_s, tuple(_wrap(group))))
+    for group, following in zip_longest(groups, groups[1:]):
+        start_s = group[0].start_s
+        reading_s = _width(join_text(group)) / LETTERS_PER_S
+        end_s = min(max(group[-1].end_s, start_s + MIN_CUE_S, start_s + reading_s), start_s + MAX_CUE_S)
+        # (Two cues may start at the same moment: no time at all would hide the first.)
+        if following is not None and following[0].start_s > start_s:
+            end_s = min(end_s, following[0].start_s)
+        cues.append(Cue(start_s, end_s, _lines(group)))
     return cues
 
 
 def to_srt(cues: Iterable[Cue]) -> str:
     """The cues as a SubRip file."""
-    blocks = (
+    return "\n".join(
         f"{number}\n{_clock(cue.start_s, ',')} --> {_clock(cue.end_s, ',')}\n" + "\n".join(cue.lines) + "\n"
         for number, cue in enumerate(cues, 1)
     )
-    return "\n".join(blocks)
 
 
 def to_vtt(cues: Iterable[Cue]) -> str:
     """The cues as a WebVTT file."""
     blocks = (
         f"{_clock(cue.start_s, '.')} --> {_clock(cue.end_s, '.')}\n"
-        + "\n".join(
-            line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;") for line in cue.lines
-        )
+        + "\n".join(map(_escape_vtt, cue.lines))
         + "\n"
         for cue in cues
     )
     return "\n".join(("WEBVTT\n", *blocks))
 
 
-def _wrap(words: Sequence[Word]) -> list[str]:
-    lines: list[list[Word]] = [[]]
-    for word in words:
-        if lines[-1] and _width(join_text([*lines[-1], word])) > LINE_LENGTH:
-            lines.append([])
-        lines[-1].append(word)
-    return [join_text(line) for line in lines]
+def _fitting(words: Sequence[Word]) -> list[Sequence[Word]]:
+    """The words in as many parts as it takes for each to fit into a cue."""
+    short = words[-1].end_s - words[0].start_s <= MAX_CUE_S
+    if len(words) == 1 or (short and all(_width(line) <= LINE_LENGTH for line in _lines(words))):
+        return [words]
+    middle = _best_break(words)
+    return [*_fitting(words[:middle]), *_fitting(words[middle:])]
+
+
+def _lines(words: Sequence[Word]) -> tuple[str, ...]:
+    text = join_text(words)
+    if len(words) == 1 or _width(text) <= LINE_LENGTH:
+        return (text,)
+    middle = _best_break(words)
+    return join_text(words[:middle]), join_text(words[middle:])
+
+
+def _best_break(words: Sequence[Word]) -> int:
+    """Where to break in two: parts of like length, rather behind a clause."""
+    widths = [_width(word.text) for word in words]
+    total, before = sum(widths), 0
+    best, best_cost = 1, float("inf")
+    for index in range(1, len(words)):
+        before += widths[index - 1]
+        clause = words[index - 1].text.rstrip().endswith(CLAUSE_ENDINGS)
+        cost = abs(total - 2 * before) - CLAUSE_BONUS * clause
+        if cost < best_cost:
+            best, best_cost = index, cost
+    return best
 
 
 def _width(text: str) -> int:
-    return sum(2 if char >= WIDE_FROM else 1 for char in text)
+    """The room a text takes, in Latin letters; marks that stand over or under others take none."""
+    return sum(
+        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in WIDE else 1
+        for char in text
+    )
+
+
+def _escape_vtt(line: str) -> str:
+    return line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _clock(seconds: float, point: str) -> str:
-    milliseconds = round(seconds * 1000)
-    minutes, milliseconds = divmod(milliseconds, 60_000)
+    minutes, milliseconds = divmod(round(seconds * 1000), 60_000)
     hours, minutes = divmod(minutes, 60)
     whole, milliseconds = divmod(milliseconds, 1000)
     return f"{hours:02d}:{minutes:02d}:{whole:02d}{point}{milliseconds:03d}"
