@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import pytest
+from tests.support.world import say
+
+from ray_whisper_streaming.core.endpointing import VoiceMap
+from ray_whisper_streaming.core.hallucination import cut_repetition, drop_unvoiced, is_hallucination
+from ray_whisper_streaming.core.jobs import Result
+from ray_whisper_streaming.core.transcript import Word, join_text
+
+
+def cut(text: str, before: str = "") -> str:
+    return join_text(cut_repetition(say(text), say(before)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "one",
+        "no no no no no",
+        "I think I think so",
+        "the one and the one and the one and only",
+        "bla bla bla and bla bla bla and on",
+    ],
+)
+def test_what_people_do_say_stays(text: str) -> None:
+    assert cut(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("no no no no no no", "no"),
+        ("oh No, no. no no no NO no stop it", "oh No, stop it"),
+        ("so thank you thank you thank you thank you", "so thank you"),
+        ("thank you thank you thank you thank you thank", "thank you"),
+        ("a b c d e f g h " * 4, "a b c d e f g h"),
+        ("I know that I know that I know that I know that I said", "I know that I said"),
+        ("no no no no no no yes yes yes yes yes yes", "no yes"),
+    ],
+)
+def test_loops_are_cut_and_what_follows_stays(text: str, left: str) -> None:
+    assert cut(text) == left
+
+
+def test_a_loop_may_have_begun_in_the_committed_words() -> None:
+    assert cut("no", before="no no no no no") == ""
+    assert cut("no stop it", before="no no no no no") == "stop it"
+    assert cut("you thank you fine", before="thank you thank you thank") == "fine"
+
+
+def test_a_loop_among_the_committed_words_takes_nothing_new() -> None:
+    assert cut("and on it goes", before="no no no no no no no") == "and on it goes"
+
+
+def test_words_without_voice_are_dropped() -> None:
+    voice = VoiceMap()
+    voice.add(16_000, 32_000)
+    words = (
+        Word(" before", 0.1, 0.7),
+        Word(" near", 0.5, 0.9),
+        Word(" in", 1.2, 1.3),
+        Word(" after", 2.5, 3.0),
+    )
+    assert [word.text for word in drop_unvoiced(words, voice)] == [" near", " in"]
+    assert drop_unvoiced(words, VoiceMap()) == []
+
+
+@pytest.mark.parametrize(
+    ("facts", "verdict"),
+    [
+        ({}, False),
+        ({"compression_ratio": 2.3}, False),
+        ({"compression_ratio": 2.5}, True),
+        ({"no_speech_probability": 0.9, "average_log_probability": -0.3}, False),
+        ({"no_speech_probability": 0.5, "average_log_probability": -2.0}, False),
+        ({"no_speech_probability": 0.9, "average_log_probability": -1.1}, True),
+    ],
+)
+def test_whole_answers_are_judged_by_compression_and_whispers_own_doubt(
+    facts: dict[str, float], verdict: bool
+) -> None:
+    assert is_hallucination(Result(job_id="s/1", **facts)) is verdict  # type: ignore[arg-type]

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import pytest
+
+from ray_whisper_streaming.core.languages import LANGUAGES, LanguageTracker, check_language
+from ray_whisper_streaming.errors import ConfigurationError
+
+
+def test_whisper_knows_a_hundred_languages() -> None:
+    assert len(LANGUAGES) == 100
+    assert {"en", "de", "zh", "yue", "haw"} <= LANGUAGES
+
+
+@pytest.mark.parametrize("language", ["", "EN", "english", "xx", "auto"])
+def test_other_codes_are_refused(language: str) -> None:
+    with pytest.raises(ConfigurationError, match="language"):
+        check_language("language", language)
+
+
+def test_a_language_given_is_settled_and_stays() -> None:
+    tracker = LanguageTracker("de")
+    assert tracker.settled
+    assert tracker.probability == 1.0
+    assert not tracker.receive("en", 1.0, 30.0)
+    assert tracker.language == "de"
+
+
+def test_one_sure_detection_from_enough_audio_settles() -> None:
+    tracker = LanguageTracker(None)
+    assert not tracker.receive("de", 0.99, 1.0)
+    assert not tracker.settled
+    assert tracker.receive("en", 0.85, 2.5)
+    assert (tracker.language, tracker.probability) == ("en", 0.85)
+    assert not tracker.receive("fr", 0.99, 9.0), "once and for all"
+    assert tracker.language == "en"
+
+
+def test_certainty_settles_at_once() -> None:
+    assert LanguageTracker(None).receive("en", 1.0, 0.5)
+
+
+def test_after_six_seconds_the_likeliest_is_taken() -> None:
+    tracker = LanguageTracker(None)
+    assert not tracker.receive("nl", 0.6, 3.0)
+    assert not tracker.receive("de", 0.5, 4.0)
+    assert tracker.receive("de", 0.4, 6.0)
+    assert tracker.language == "de"
+    assert tracker.probability == pytest.approx(0.6)

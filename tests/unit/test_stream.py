@@ -1,0 +1,612 @@
+"""Single cases of the stream machine. What must hold in all of them: tests/property/test_stream_invariants.py."""
+
+from __future__ import annotations
+
+import pickle
+import random
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.support.play import Player, Troubles
+from tests.support.world import LOUD, World, random_words, say, voice_of
+
+from ray_whisper_streaming.core.events import (
+    Committed,
+    Event,
+    Final,
+    Flushed,
+    JobFailed,
+    LanguageDetected,
+    Partial,
+    SpeechEnded,
+    SpeechStarted,
+    StreamFailed,
+)
+from ray_whisper_streaming.core.jobs import SAMPLE_RATE, Failure, Job, Result
+from ray_whisper_streaming.core.options import EndpointingOptions, StreamOptions, TrimmingOptions
+from ray_whisper_streaming.core.stream import MAX_FAILURES, Stream
+from ray_whisper_streaming.core.transcript import Word, join_text
+from ray_whisper_streaming.errors import EngineError, NotReady, Overloaded, StreamClosed
+
+SECOND = SAMPLE_RATE
+ENGLISH = StreamOptions(language="en")
+WITHOUT_VOICE = StreamOptions(language="en", voice_activity=False)
+
+
+def loud(seconds: float) -> np.ndarray:
+    return np.full(round(seconds * SECOND), LOUD, np.int16)
+
+
+def silence(seconds: float) -> np.ndarray:
+    return np.zeros(round(seconds * SECOND), np.int16)
+
+
+def hear(stream: Stream) -> None:
+    while (samples := stream.voice_input()) is not None:
+        stream.receive_voice(voice_of(samples))
+
+
+def push(stream: Stream, samples: np.ndarray) -> None:
+    stream.receive_audio(samples)
+    hear(stream)
+
+
+def finish(stream: Stream) -> None:
+    stream.receive_eof()
+    hear(stream)
+
+
+def next_job(stream: Stream, now: float = 0.0) -> Job:
+    job = stream.next_job(now)
+    assert job is not None
+    return job
+
+
+def answer(stream: Stream, job: Job, *words: Word, **facts: Any) -> None:
+    stream.receive_result(Result(job_id=job.job_id, words=words, **facts))
+
+
+def fail(stream: Stream, job: Job, error: Any = None, now: float = 0.0) -> None:
+    error = error or EngineError("as told", job_id=job.job_id)
+    stream.receive_failure(Failure(job_id=job.job_id, error=error), now)
+
+
+def kinds(events: list[Event]) -> list[str]:
+    return [type(event).__name__ for event in events]
+
+
+def play(text: str, options: StreamOptions = ENGLISH, *, tail_s: float = 2.0, **settings: Any) -> Player:
+    words = say(text)
+    world = World(words, (words[-1].end_s if words else 0.0) + tail_s)
+    return Player(world, options, random.Random(0), **settings).play()
+
+
+# ---------------------------------------------------------------- beginning and end
+
+
+@pytest.mark.parametrize("options", [ENGLISH, WITHOUT_VOICE])
+def test_nothing_in_nothing_out(options: StreamOptions) -> None:
+    stream = Stream("s", options)
+    assert stream.events() == []
+    stream.receive_eof()
+    assert stream.events() == [Final(utterance=0, words=(), end_of_stream=True)]
+    assert stream.over
+    stream.receive_eof()
+    assert stream.events() == []
+
+
+@pytest.mark.parametrize("options", [ENGLISH, WITHOUT_VOICE])
+def test_after_the_end_of_input_nothing_is_taken(options: StreamOptions) -> None:
+    stream = Stream("s", options)
+    push(stream, loud(1.0))
+    stream.receive_eof()
+    assert stream.ended
+    assert not stream.over
+    with pytest.raises(StreamClosed):
+        stream.receive_audio(loud(1.0))
+    with pytest.raises(StreamClosed):
+        stream.request_flush()
+
+
+def test_empty_pushes_are_nothing() -> None:
+    stream = Stream("s", WITHOUT_VOICE)
+    push(stream, silence(0.0))
+    finish(stream)
+    assert stream.next_job(0.0) is None
+    assert kinds(stream.events()) == ["Final"]
+
+
+def test_the_events_of_two_utterances() -> None:
+    player = play("hello there | good bye")
+    seen = [kind for kind in kinds(player.events) if kind not in ("Partial", "Committed")]
+    assert seen == ["SpeechStarted", "SpeechEnded", "Final", "SpeechStarted", "SpeechEnded", "Final", "Final"]
+    assert [final.text for final in player.finals] == ["hello there", "good bye", ""]
+
+
+def test_the_last_utterance_may_end_with_the_input() -> None:
+    player = play("hello there", tail_s=0.0)
+    assert kinds(player.events)[-2:] == ["SpeechEnded", "Final"] or player.finals[-1].text == "hello there"
+    assert [final.end_of_stream for final in player.finals] == [True]
+
+
+# ---------------------------------------------------------------- voice activity
+
+
+def test_silence_sends_no_jobs_and_is_not_kept() -> None:
+    stream = Stream("s", ENGLISH)
+    for _ in range(600):
+        push(stream, silence(1.0))
+        assert stream.next_job(0.0) is None
+        assert stream.buffered_s <= 3.0
+    assert stream.events() == []
+
+
+@pytest.mark.parametrize("length_s", [0.1, 0.2, 0.3])
+@pytest.mark.parametrize("tail_s", [0.0, 2.0])
+def test_a_single_short_word_is_decoded(length_s: float, tail_s: float) -> None:
+    world = World((Word(" yes", 1.0, 1.0 + length_s),), 1.0 + length_s + tail_s)
+    assert Player(world, ENGLISH).play().text == [" yes"]
+
+
+def test_a_click_at_the_very_end_is_decoded_rather_than_lost() -> None:
+    stream = Stream("s", ENGLISH)
+    push(stream, np.concatenate((silence(1.0), loud(0.03))))
+    finish(stream)
+    assert next_job(stream).final
+
+
+def test_speech_that_begins_right_after_an_end_is_a_new_utterance_without_overlap() -> None:
+    options = replace(
+        ENGLISH, endpointing=EndpointingOptions(min_silence_s=0.2, end_padding_s=0.2, start_padding_s=0.3)
+    )
+    player = Player(World((*say("one", 0.5), *say("two", 1.05)), 3.0), options).play()
+    assert [final.text for final in player.finals] == ["one", "two", ""]
+    starts = [event.at_s for event in player.events if isinstance(event, SpeechStarted)]
+    ends = [event.at_s for event in player.events if isinstance(event, SpeechEnded)]
+    assert ends[0] <= starts[1]
+
+
+@pytest.mark.parametrize("extra", [1, 100, 256, 511])
+def test_an_utterance_that_ends_in_the_last_unfilled_frame(extra: int) -> None:
+    # The frame is filled up with silence; the utterance must not end behind the audio there is.
+    options = replace(ENGLISH, endpointing=EndpointingOptions(min_silence_s=0.06, end_padding_s=0.06))
+    stream = Stream("s", options)
+    push(stream, np.concatenate((loud(0.512), np.zeros(512 + extra, np.int16))))
+    finish(stream)
+    job = next_job(stream)
+    assert job.final
+    answer(stream, job, Word(" one", 0.0, 0.5))
+    assert kinds(stream.events())[-1] == "Final"
+
+
+def test_speech_ends_where_the_input_does_at_the_latest() -> None:
+    options = replace(ENGLISH, endpointing=EndpointingOptions(min_silence_s=0.06, end_padding_s=0.06))
+    stream = Stream("s", options)
+    push(stream, np.concatenate((loud(0.512), np.zeros(600, np.int16))))
+    finish(stream)
+    ended = [event.at_s for event in stream.events() if isinstance(event, SpeechEnded)]
+    assert ended
+    assert ended[0] <= stream.received_s
+
+
+# ---------------------------------------------------------------- jobs
+
+
+def test_a_job_says_all_that_a_worker_needs() -> None:
+    options = StreamOptions(
+        model="base",
+        language="de",
+        task="translate",
+        prompt="Namen: Ada.",
+        hotwords="Lovelace",
+        beam_size=3,
+        tenant="acme",
+        allowed_languages=("de", "en"),
+        voice_activity=False,
+    )
+    stream = Stream("call 7", options, model="tiny")
+    push(stream, loud(1.0))
+    job = next_job(stream, now=5.0)
+    assert (job.stream_id, job.model, job.language, job.task) == ("call 7", "base", "de", "translate")
+    assert (job.context, job.hotwords, job.tenant) == ("", "Namen: Ada. Lovelace", "acme")
+    assert job.allowed_languages == ("de", "en")
+    assert job.options.beam_size == 3
+    assert (job.start_sample, len(job.audio), job.final) == (0, SECOND, False)
+    assert job.deadline == 5.0 + options.update_interval_s
+
+
+def test_a_final_job_is_wanted_at_once() -> None:
+    stream = Stream("s", WITHOUT_VOICE)
+    push(stream, loud(0.1))
+    assert stream.next_job(1.0) is None, "not enough new audio yet"
+    finish(stream)
+    job = next_job(stream, now=7.0)
+    assert job.final
+    assert job.deadline == 7.0
+
+
+def test_the_pools_model_is_taken_where_the_stream_names_none() -> None:
+    stream = Stream("s", WITHOUT_VOICE, model="large-v3-turbo")
+    push(stream, loud(1.0))
+    assert next_job(stream).model == "large-v3-turbo"
+
+
+def test_a_stream_that_fell_behind_decodes_more_at_once() -> None:
+    stream = Stream("s", WITHOUT_VOICE)
+    push(stream, loud(1.0))
+    job = next_job(stream)
+    for _ in range(59):
+        push(stream, loud(1.0))
+        assert stream.next_job(0.0) is None
+    answer(stream, job)
+    spans: list[tuple[int, int]] = []
+    while (job := stream.next_job(0.0)) is not None:
+        spans.append((job.start_sample, job.start_sample + len(job.audio)))
+        answer(stream, job)
+    assert len(spans) <= 4
+    assert spans[-1][1] == 60 * SECOND
+    assert all(later[0] <= earlier[1] for earlier, later in pairwise(spans)), "no gap"
+
+
+def test_no_pass_where_nothing_new_was_said() -> None:
+    options = replace(ENGLISH, endpointing=EndpointingOptions(min_silence_s=30.0))
+    stream = Stream("s", options)
+    push(stream, np.concatenate((loud(2.0), silence(1.0))))
+    answer(stream, next_job(stream), Word(" one", 0.5, 1.0))
+    for _ in range(20):
+        push(stream, silence(1.0))
+        assert stream.next_job(0.0) is None
+
+
+def test_an_utterance_heard_to_its_end_needs_no_other_pass() -> None:
+    stream = Stream("s", replace(ENGLISH, policy="agreement"))
+    push(stream, np.concatenate((loud(1.0), silence(0.5))))
+    answer(stream, next_job(stream), Word(" one", 0.2, 0.6))
+    assert "Committed" not in kinds(stream.events()), "one pass alone agrees with nobody"
+    push(stream, silence(0.4))
+    assert stream.next_job(0.0) is None
+    assert [kind for kind in kinds(stream.events()) if kind != "Partial"] == [
+        "SpeechEnded",
+        "Committed",
+        "Final",
+    ]
+
+
+# ---------------------------------------------------------------- results
+
+
+def test_partials_show_what_is_not_committed_and_end_empty() -> None:
+    player = play("one two three four five six")
+    partials = [event for event in player.events if isinstance(event, Partial)]
+    assert any(partial.text for partial in partials)
+    assert partials[-1].words == ()
+    texts = [partial.text for partial in partials]
+    assert all(one != other for one, other in pairwise(texts)), "only changes are told"
+
+
+def test_unknown_results_are_ignored_and_counted() -> None:
+    stream = Stream("s", WITHOUT_VOICE)
+    push(stream, loud(5.0))
+    job = next_job(stream)
+    stream.receive_result(Result(job_id="other/1", words=(Word(" no", 0.0, 0.1),)))
+    answer(stream, job, Word(" yes", 0.2, 0.6))
+    first = stream.events()
+    answer(stream, job, Word(" yes", 0.2, 0.6))
+    fail(stream, job)
+    assert stream.events() == []
+    assert stream.ignored_results == 3
+    assert [event.text for event in first if isinstance(event, Committed)] == ["yes"]
+
+
+def test_words_said_again_and_again_are_all_kept() -> None:
+    said = "no no no and then no no said the man | no no no no"
+    assert join_text(play(said).words) == said.replace("| ", "")
+
+
+def test_words_behind_more_repetitions_than_believed_are_not_lost() -> None:
+    said = "no no no no no no no no stop it now please and listen to me"
+    for policy in ("cutoff", "agreement", "hybrid"):
+        text = join_text(play(said, replace(ENGLISH, policy=policy)).words)  # type: ignore[arg-type]
+        assert text.endswith("no stop it now please and listen to me")
+
+
+def test_a_made_up_answer_is_not_believed() -> None:
+    stream = Stream("s", WITHOUT_VOICE)
+    push(stream, loud(2.0))
+    answer(stream, next_job(stream), Word(" thanks", 0.2, 0.6), compression_ratio=5.0)
+    push(stream, loud(0.1))
+    finish(stream)
+    doubt = {"no_speech_probability": 0.9, "average_log_probability": -2.0}
+    answer(stream, next_job(stream), Word(" thanks", 0.2, 0.6), **doubt)
+    assert [event for event in stream.events() if isinstance(event, (Committed, Partial))] == []
+    assert stream.over
+
+
+def test_the_context_is_what_was_trimmed_away() -> None:
+    options = replace(ENGLISH, context=True)
+    player = play(" ".join(f"word{i}" for i in range(60)), options)
+    context = player.applied[-1].context
+    start_s = player.applied[-1].start_sample / SAMPLE_RATE
+    told = [word for word in player.words if word.text.strip() in context.split()]
+    assert told
+    assert all((word.start_s + word.end_s) / 2 <= start_s + 0.1 for word in told)
+
+
+# ---------------------------------------------------------------- languages
+
+
+def test_the_language_is_settled_once_and_then_kept() -> None:
+    stream = Stream("s", StreamOptions(voice_activity=False, policy="cutoff"))
+    push(stream, loud(1.0))
+    job = next_job(stream)
+    assert job.language is None
+    answer(stream, job, Word(" ja", 0.2, 0.4), language="de", language_probability=0.6)
+    assert "Committed" not in kinds(stream.events()), (
+        "what was heard in a doubtful language can't be taken back"
+    )
+    push(stream, loud(2.0))
+    answer(stream, next_job(stream), Word(" ja", 0.2, 0.4), language="de", language_probability=0.9)
+    seen = stream.events()
+    assert [e for e in seen if isinstance(e, LanguageDetected)] == [
+        LanguageDetected(language="de", probability=0.9)
+    ]
+    assert "Committed" in kinds(seen)
+    push(stream, loud(1.0))
+    assert next_job(stream).language == "de"
+
+
+def test_an_utterance_too_short_to_settle_the_language_is_committed_all_the_same() -> None:
+    stream = Stream("s", StreamOptions(voice_activity=False))
+    push(stream, loud(1.0))
+    finish(stream)
+    answer(stream, next_job(stream), Word(" ja", 0.2, 0.4), language="de", language_probability=0.4)
+    assert [final.text for final in stream.events() if isinstance(final, Final)] == ["ja"]
+
+
+def test_a_doubtful_language_loses_no_word_when_windows_are_short() -> None:
+    trimming = TrimmingOptions(trim_after_s=1.5, keep_s=1.0, hard_limit_s=2.0)
+    options = StreamOptions(voice_activity=False, trimming=trimming)
+    world = World(say("one two three four five six seven eight nine ten eleven twelve"), 6.0)
+    stream = Stream("s", options)
+    heard: list[str] = []
+    for start in range(0, world.samples, SECOND // 2):
+        stream.receive_audio(world.audio()[start : start + SECOND // 2])
+        while (job := stream.next_job(0.0)) is not None:
+            stream.receive_result(replace(world.result(job), language_probability=0.3))
+    stream.receive_eof()
+    while (job := stream.next_job(0.0)) is not None:
+        stream.receive_result(replace(world.result(job), language_probability=0.3))
+    heard = [word.text for event in stream.events() if isinstance(event, Committed) for word in event.words]
+    assert heard == world.text
+
+
+# ---------------------------------------------------------------- flushes
+
+
+def test_a_flush_with_nothing_to_do_is_confirmed_at_once() -> None:
+    for options in (ENGLISH, WITHOUT_VOICE):
+        stream = Stream("s", options)
+        stream.request_flush("a")
+        stream.request_flush("b")
+        assert stream.events() == [Flushed(flush_id="a", at_s=0.0), Flushed(flush_id="b", at_s=0.0)]
+
+
+def test_a_flush_is_confirmed_after_its_audio_was_decoded_and_committed() -> None:
+    stream = Stream("s", ENGLISH)
+    push(stream, loud(1.0))
+    stream.request_flush("now")
+    hear(stream)
+    job = next_job(stream)
+    assert job.final
+    push(stream, loud(1.0))
+    assert "Flushed" not in kinds(stream.events())
+    answer(stream, job, Word(" one", 0.3, 0.9))
+    happened = [kind for kind in kinds(stream.events()) if kind != "Partial"]
+    assert happened == ["Committed", "Final", "Flushed"]
+    job = next_job(stream)
+    assert job.start_sample + len(job.audio) >= 2 * SECOND - 512, "and the stream goes on"
+
+
+@pytest.mark.parametrize("options", [ENGLISH, WITHOUT_VOICE])
+@pytest.mark.parametrize("at", [1, 159, 511, 7001])
+def test_a_flush_anywhere_loses_no_sample(options: StreamOptions, at: int) -> None:
+    stream = Stream("s", options)
+    audio = loud(2.0)
+    stream.receive_audio(audio[:at])
+    stream.request_flush("here")
+    stream.receive_audio(audio[at:])
+    stream.receive_eof()
+    decoded = np.zeros(len(audio), bool)
+    while not stream.over:
+        hear(stream)
+        if (job := stream.next_job(0.0)) is not None:
+            decoded[job.start_sample : job.start_sample + len(job.audio)] = True
+            answer(stream, job)
+        stream.events()
+    assert decoded.all()
+
+
+# ---------------------------------------------------------------- failures
+
+
+def test_a_failure_only_delays() -> None:
+    stream = Stream("s", WITHOUT_VOICE)
+    push(stream, loud(1.0))
+    job = next_job(stream, now=10.0)
+    fail(stream, job, now=10.0)
+    (event,) = stream.events()
+    assert isinstance(event, JobFailed)
+    wakeup = 10.0 + event.retry_in_s
+    assert stream.next_wakeup() == wakeup
+    assert stream.next_job(wakeup - 0.01) is None
+    again = next_job(stream, now=wakeup)
+    assert again.job_id != job.job_id
+    assert np.array_equal(again.audio, job.audio)
+    assert stream.next_wakeup() is None
+
+
+def test_pauses_grow_and_begin_anew_after_a_success() -> None:
+    stream = Stream("s", WITHOUT_VOICE)
+    push(stream, loud(1.0))
+    now, pauses = 0.0, []
+    for _ in range(4):
+        fail(stream, next_job(stream, now), now=now)
+        wakeup = stream.next_wakeup()
+        assert wakeup is not None
+        pauses.append(wakeup - now)
+        now = wakeup
+    assert pauses == sorted(pauses)
+    assert pauses[-1] > pauses[0]
+    answer(stream, next_job(stream, now))
+    push(stream, loud(1.0))
+    fail(stream, next_job(stream, now), now=now)
+    assert stream.next_wakeup() == pytest.approx(now + pauses[0])
+
+
+def test_a_stream_gives_up_after_many_failures_in_a_row() -> None:
+    stream = Stream("s", WITHOUT_VOICE)
+    push(stream, loud(1.0))
+    now = 0.0
+    for _ in range(MAX_FAILURES):
+        fail(stream, next_job(stream, now), now=now)
+        now += 100.0
+    assert kinds(stream.events()) == ["JobFailed"] * (MAX_FAILURES - 1) + ["StreamFailed"]
+    assert stream.over
+
+
+def test_an_overloaded_pool_is_waited_for_as_long_as_it_takes() -> None:
+    stream = Stream("s", WITHOUT_VOICE)
+    push(stream, loud(1.0))
+    for now in range(5 * MAX_FAILURES):
+        error = Overloaded("the queue", limit=1, current=1, retry_after_s=0.25)
+        fail(stream, next_job(stream, float(now)), error, now=float(now))
+        assert stream.next_wakeup() == now + 0.25
+    assert not stream.over
+
+
+@pytest.mark.parametrize("error", [EngineError("as told", job_id="s/1", retryable=False), NotReady("closed")])
+def test_what_will_not_pass_ends_the_stream(error: Exception) -> None:
+    stream = Stream("s", ENGLISH)
+    push(stream, loud(1.0))
+    fail(stream, next_job(stream), error)
+    assert stream.events()[-1] == StreamFailed(error=error)  # type: ignore[arg-type]
+    assert stream.over
+    with pytest.raises(StreamClosed):
+        stream.receive_audio(loud(1.0))
+    stream.receive_eof()
+    assert stream.events() == []
+
+
+def test_nothing_follows_the_terminal_event_even_if_voice_is_heard_late() -> None:
+    stream = Stream("s", ENGLISH)
+    push(stream, loud(1.0))
+    job = next_job(stream)
+    stream.receive_audio(np.concatenate((silence(2.0), loud(1.0))))
+    late = stream.voice_input()
+    assert late is not None
+    stream.fail(NotReady("gone"))
+    assert kinds(stream.events())[-1] == "StreamFailed"
+    stream.receive_voice(voice_of(late))
+    answer(stream, job, Word(" one", 0.1, 0.5))
+    stream.fail(NotReady("gone again"))
+    assert stream.events() == []
+
+
+def test_no_wakeup_in_the_past_when_the_failed_job_is_not_needed_any_more() -> None:
+    stream = Stream("s", replace(ENGLISH, policy="agreement"))
+    push(stream, np.concatenate((loud(0.75), silence(0.25))))
+    answer(stream, next_job(stream), Word(" one", 0.1, 0.4))
+    push(stream, silence(0.52))
+    job = next_job(stream)
+    push(stream, silence(0.5))  # now the utterance has ended, in audio that was decoded before
+    fail(stream, job, now=0.0)
+    assert kinds(stream.events())[-1] == "Final"
+    assert stream.next_job(1000.0) is None
+    assert stream.next_wakeup() is None, "a busy loop otherwise"
+
+
+# ---------------------------------------------------------------- limits
+
+
+def test_too_much_audio_is_refused_whole() -> None:
+    stream = Stream("s", replace(WITHOUT_VOICE, max_buffer_s=60.0))
+    push(stream, loud(50.0))
+    assert stream.has_room(10 * SECOND)
+    assert not stream.has_room(10 * SECOND + 1)
+    with pytest.raises(Overloaded) as caught:
+        stream.receive_audio(loud(11.0))
+    assert (caught.value.limit, caught.value.current) == (60.0, 50.0)
+    assert stream.received_s == 50.0
+
+
+@pytest.mark.parametrize("voice_activity", [True, False])
+@pytest.mark.parametrize("hard_limit_s", [9.0, 24.0, 27.0])
+@pytest.mark.parametrize("language", ["en", "auto"])
+def test_noise_without_words_goes_on_for_ever_in_bounded_windows(
+    voice_activity: bool, hard_limit_s: float, language: str
+) -> None:
+    options = StreamOptions(
+        language=language, voice_activity=voice_activity, trimming=TrimmingOptions(hard_limit_s=hard_limit_s)
+    )
+    stream = Stream("s", options)
+    decoded_until = 0
+    for _ in range(120):
+        push(stream, loud(1.0))
+        while (job := stream.next_job(0.0)) is not None:
+            assert job.start_sample <= decoded_until, "no audio skipped"
+            decoded_until = job.start_sample + len(job.audio)
+            assert job.audio_s <= hard_limit_s + 1.1
+            answer(stream, job, language_probability=0.2)
+        assert stream.buffered_s <= hard_limit_s + 2.0
+    assert decoded_until >= 119 * SECOND
+
+
+def test_a_word_on_the_border_of_a_forced_cut_is_committed_not_halved() -> None:
+    # 20 s of nothing, then a word that lies across the place where the hard limit cuts.
+    for start_s in np.arange(20.0, 26.0, 0.23):
+        words = say("first second third", start_s=float(start_s), word_s=0.5)
+        world = World(words, 40.0)
+        player = Player(world, WITHOUT_VOICE, chunk_s=(0.7, 0.7)).play()
+        assert player.text == world.text
+
+
+def test_one_endless_word_does_not_stop_the_stream() -> None:
+    stream = Stream("s", WITHOUT_VOICE)
+    for _ in range(60):
+        push(stream, loud(1.0))
+        while (job := stream.next_job(0.0)) is not None:
+            start_s = job.start_sample / SAMPLE_RATE
+            answer(stream, job, Word(" aaah", start_s, start_s + job.audio_s + 5.0))
+    assert stream.buffered_s < 30.0
+    assert any(isinstance(event, Committed) for event in stream.events())
+
+
+def test_two_hours_take_no_more_memory_than_ten_minutes() -> None:
+    # The same minute again and again, so that sizes can be compared at the same moment of it.
+    minute = World(random_words(random.Random(1), 58.0), 60.0)
+    audio = minute.audio()
+    stream = Stream("s", StreamOptions(update_interval_s=3.0, context=True))
+    sizes: list[int] = []
+    committed = 0
+    for number in range(120):
+        for start in range(0, len(audio), 4 * SECOND):
+            push(stream, audio[start : start + 4 * SECOND])
+            while (job := stream.next_job(0.0)) is not None:
+                shifts = range(max(0, number - 1) * 60, number * 60 + 60, 60)
+                words = tuple(word.shifted(float(by_s)) for by_s in shifts for word in minute.words)
+                stream.receive_result(replace(minute, words=words).result(job))
+            committed += sum(len(event.words) for event in stream.events() if isinstance(event, Committed))
+        sizes.append(len(pickle.dumps(stream)))
+    assert committed > 119 * len(minute.words)
+    assert max(sizes[100:]) < 1.05 * max(sizes[:10])
+
+
+def test_a_recording_pushed_much_faster_than_it_was_spoken() -> None:
+    rng = random.Random(3)
+    world = World(random_words(rng, 300.0), 300.0)
+    player = Player(world, ENGLISH, rng, Troubles(delay=0.9), chunk_s=(20.0, 30.0)).play()
+    assert player.text == world.text
+    assert player.most_buffered_s <= ENGLISH.max_buffer_s
