@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
+import os
+import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from importlib import resources
 from pathlib import Path
 
@@ -12,10 +16,21 @@ from ray_whisper_streaming.core.jobs import SAMPLE_RATE, Int16Samples
 from ray_whisper_streaming.errors import AudioError
 from ray_whisper_streaming.media import decode_file
 
-__all__ = ["PACKET_S", "decode_aside", "find_recordings", "paced", "sample_recordings"]
+__all__ = [
+    "PACKET_S",
+    "decode_aside",
+    "find_recordings",
+    "paced",
+    "read_bytes",
+    "sample_recordings",
+    "sample_texts",
+]
 
 PACKET_S = 0.1
 """Audio per packet at real pace, in seconds: what a browser or a telephone sends, within a factor of five."""
+
+READ_BYTES = 8192
+READ_AHEAD = 4
 
 AUDIO_SUFFIXES = {".aac", ".aiff", ".flac", ".m4a", ".mka", ".mkv", ".mov", ".mp3", ".mp4"} | {
     ".oga",
@@ -30,7 +45,17 @@ AUDIO_SUFFIXES = {".aac", ".aiff", ".flac", ".m4a", ".mka", ".mkv", ".mov", ".mp
 
 def sample_recordings() -> list[Path]:
     """The synthetic recordings that come with the package."""
-    return sorted(Path(str(resources.files("ray_whisper_streaming") / "samples")).glob("*.flac"))
+    return sorted(_samples().glob("*.flac"))
+
+
+def sample_texts() -> dict[Path, str]:
+    """What is said in each of the `sample_recordings`."""
+    listed = json.loads((_samples() / "samples.json").read_text(encoding="utf-8"))
+    return {_samples() / each["file"]: each["text"] for each in listed}
+
+
+def _samples() -> Path:
+    return Path(str(resources.files("ray_whisper_streaming") / "samples"))
 
 
 def find_recordings(paths: Iterable[Path]) -> list[Path]:
@@ -72,7 +97,10 @@ async def paced(
     pieces: AsyncIterator[Int16Samples],
     started_at: float,
     limit_s: float | None = None,
+    speed: float = 1.0,
+    *,
     clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> AsyncIterator[Int16Samples]:
     """Packets at the pace of the audio: each when its last sample would have been spoken, without drift.
 
@@ -80,18 +108,44 @@ async def paced(
         pieces: the audio.
         started_at: monotonic second at which the audio begins.
         limit_s: end after so many seconds of it.
+        speed: seconds of audio per second.
         clock: monotonic seconds.
+        sleep: waits so many seconds.
     """
     packet = round(PACKET_S * SAMPLE_RATE)
     limit = None if limit_s is None else round(limit_s * SAMPLE_RATE)
     sent = 0
     async for piece in pieces:
         for start in range(0, len(piece), packet):
-            part = piece[start : start + packet]
-            if limit is not None and sent + len(part) > limit:
-                return
+            part = piece[start : start + packet][: None if limit is None else limit - sent]
             sent += len(part)
-            wait_s = started_at + sent / SAMPLE_RATE - clock()
+            wait_s = started_at + sent / SAMPLE_RATE / speed - clock()
             if wait_s > 0:
-                await asyncio.sleep(wait_s)
+                await sleep(wait_s)
             yield part
+            if sent == limit:
+                return
+
+
+async def read_bytes(file: int) -> AsyncIterator[bytes]:
+    """What comes in on a file descriptor, as it comes.
+
+    It is read by a daemon thread of its own: nothing can end a read from a silent pipe, and Ctrl-C must not wait for
+    it.
+    """
+    loop = asyncio.get_running_loop()
+    arrived: asyncio.Queue[bytes] = asyncio.Queue(maxsize=READ_AHEAD)
+
+    def read() -> None:
+        with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody listens any more
+            raw = b"?"
+            while raw:
+                try:
+                    raw = os.read(file, READ_BYTES)
+                except OSError:
+                    raw = b""
+                asyncio.run_coroutine_threadsafe(arrived.put(raw), loop).result()
+
+    threading.Thread(target=read, name="input", daemon=True).start()
+    while raw := await arrived.get():
+        yield raw

