@@ -89,7 +89,7 @@ def make_recognizer(
         )
     from ray_whisper_streaming.pool.local import LocalPool
 
-    count = workers or 1
+    count = 1 if workers is None else workers
     return LocalPool(
         engine_factory, workers=min(count, max_worker_count or count), job_timeout_s=job_timeout_s
     )

@@ -170,6 +170,8 @@ class StreamDriver:
         self._vad = SileroVad()
         self._vad_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="voice-activity")
         self._turn: asyncio.Task[None] | None = None
+        self._replacing: set[asyncio.Future[None]] = set()
+        self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def open(self, stream_id: str, options: StreamOptions | None = None) -> DrivenStream:
@@ -197,6 +199,7 @@ class StreamDriver:
 
     async def aclose(self) -> None:
         """Close all streams and stop the thread. Safe to call twice."""
+        self._closed = True
         for stream in list(self._streams):
             stream.close()
         if self._turn is not None:
@@ -271,9 +274,26 @@ class StreamDriver:
                 loop.call_soon_threadsafe(self._take_answer, stream, job, future)
 
         stream.job.add_done_callback(answered)
+        if not job.final:
+            loop.call_later(
+                stream.machine.options.update_interval_s, self._reconsider, stream, stream.job, job.job_id
+            )
+
+    def _reconsider(self, stream: DrivenStream, future: Future[Result], job_id: str) -> None:
+        """A job that still waits, for want of a worker, is replaced by one with the audio that came meanwhile."""
+        if stream.job is future and not future.done() and stream.machine.is_stale() and not self._closed:
+            task = asyncio.ensure_future(self._replace(stream, future, job_id))
+            self._replacing.add(task)
+            task.add_done_callback(self._replacing.discard)
+
+    async def _replace(self, stream: DrivenStream, future: Future[Result], job_id: str) -> None:
+        if await self._recognizer.withdraw(job_id) and stream.job is future:
+            stream.job = None
+            stream.machine.take_back(job_id)
+            self.touch(stream)
 
     def _take_answer(self, stream: DrivenStream, job: Job, future: Future[Result]) -> None:
-        if stream.closed:
+        if stream.closed or stream.job is not future:
             return
         stream.job = None
         error = StreamClosed("the pool withdrew the job") if future.cancelled() else future.exception()

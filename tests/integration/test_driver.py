@@ -131,7 +131,7 @@ async def test_digital_silence_reaches_no_worker() -> None:
 
 async def test_failures_of_the_engine_are_retried() -> None:
     words = say("one two three four five")
-    pool = scripted_pool({"s": words}, faults={"s/1": Fault("fail"), "s/2": Fault("raise")})
+    pool = scripted_pool({"s": words}, faults={"s": Fault("fail", times=2)})
     driver = StreamDriver(pool)
     stream = driver.open("s", PLAIN)
     await stream.push(World(words, 4.0).audio())

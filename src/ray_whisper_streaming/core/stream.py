@@ -25,6 +25,7 @@ committed.
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -79,6 +80,9 @@ MAX_FAILURES = 8
 """Failures in a row after which a stream gives up; with the growing pauses that is about half a minute."""
 
 
+_stream_numbers = itertools.count(1)
+
+
 @dataclass(slots=True)
 class _Region:
     start: int
@@ -106,6 +110,7 @@ class Stream:
         self.stream_id = stream_id
         self.options = options or StreamOptions()
         self.ignored_results = 0
+        self._number = next(_stream_numbers)  # two streams of one name, one after the other, must not mix their jobs
         self._model = self.options.model or model
         self._buffer = AudioBuffer()
         self._endpointer = Endpointer(self.options.endpointing) if self.options.voice_activity else None
@@ -126,6 +131,7 @@ class Stream:
         self._shown = ""
         self._free_pass = False
         self._in_flight: Job | None = None
+        self._place = 0.0
         self._job_count = 0
         self._failures = 0
         self._retry_at = 0.0
@@ -239,11 +245,11 @@ class Stream:
         known = self._heard_until if region.end is None else region.end
         end = min(known, self._window_start + MAX_WINDOW)
         final = region.end == end
-        if not final and not self._worth_decoding(end):
+        if not final and not self._place and not self._worth_decoding(end):
             return None
         self._job_count += 1
         self._in_flight = Job(
-            job_id=f"{self.stream_id}/{self._job_count}",
+            job_id=f"{self.stream_id}#{self._number}/{self._job_count}",
             stream_id=self.stream_id,
             audio=self._buffer.read(self._window_start, end),
             start_sample=self._window_start,
@@ -255,7 +261,7 @@ class Stream:
             hotwords=f"{self.options.prompt} {self.options.hotwords}".strip(),
             prefix="" if self._free_pass else self._ledger.prefix,
             options=self.options.decode_options,
-            deadline=now if final else now + self.options.update_interval_s,
+            deadline=self._place or (now if final else now + self.options.update_interval_s),
             final=final,
             tenant=self.options.tenant,
         )
@@ -264,6 +270,20 @@ class Stream:
     def next_wakeup(self) -> float | None:
         """When to ask for a job although nothing happened: monotonic seconds, or None."""
         return self._retry_at if self._retry_at and not self._in_flight and not self._over else None
+
+    def is_stale(self) -> bool:
+        """Whether the job in flight, should it still wait, is better taken back: there is news for another."""
+        job = self._in_flight
+        if job is None or job.final or len(job.audio) >= MAX_WINDOW:
+            return False
+        return self._heard_until - job.start_sample - len(job.audio) >= self._interval // 2
+
+    def take_back(self, job_id: str) -> None:
+        """The job in flight was withdrawn before a worker began it: the next one takes its place in the queue."""
+        job = self._in_flight
+        if job is not None and job.job_id == job_id:
+            self._in_flight = None
+            self._place = job.deadline
 
     def receive_result(self, result: Result) -> None:
         """Take the result of the job in flight. Any other (late, doubled, foreign) is ignored and counted."""
@@ -376,9 +396,8 @@ class Stream:
                 self._enter(region)
             if region.end is None or self._decoded_until < region.end or self._free_pass:
                 break
-            self._commit(
-                self._rest, len(self._rest)
-            )  # all of it was heard: another pass would tell nothing new
+            # All of it was heard: another pass would tell nothing new.
+            self._commit(self._rest, len(self._rest))
             self._finish_region()
         if not self._regions:
             end = self._heard_until if self._endpointer is None else self._endpointer.silent_until
@@ -418,13 +437,14 @@ class Stream:
             self.ignored_results += 1
             return None
         self._in_flight = None
+        self._place = 0.0
         return job
 
     def _new_words(self, job: Job, result: Result) -> list[Word]:
         """The words behind the committed ones, without those that Whisper made up."""
         if is_hallucination(result):
             self._ledger.context.reset()
-            return list(self._rest) if job.final else []
+            return list(self._rest)
         known = count_prefix_words(result.words, job.prefix) if job.prefix else None
         if known is None:
             known = count_known_words(result.words, self._ledger.window)
@@ -475,6 +495,7 @@ class Stream:
     def _finish_region(self) -> None:
         region = self._regions.popleft()
         assert region.end is not None
+        self._place = 0.0
         self._policy.reset()
         self._ledger.clear_window()
         # The end of input may stand right behind: then this Final is the terminal event as well.

@@ -74,6 +74,10 @@ class Recognizer(Protocol):
         """Queue a job and wait for its result. Raises `TranscriptionError`, `Overloaded`, `PoolError`."""
         ...
 
+    async def withdraw(self, job_id: str) -> bool:
+        """Take back a job that no worker has begun; its future is cancelled. False: it is too late for that."""
+        ...
+
     async def stats(self) -> PoolStats:
         """What the pool did so far."""
         ...

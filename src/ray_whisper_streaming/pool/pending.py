@@ -60,6 +60,11 @@ class Pending:
                 future.set_running_or_notify_cancel()
         return job
 
+    def cancel(self, job_id: str) -> bool:
+        """Cancel the future of a job; returns False if it was started, answered or is not here."""
+        entry = self._jobs.get(job_id)
+        return entry is not None and entry[1].cancel()
+
     def drop(self, job_id: str) -> None:
         """Forget a job that was cancelled or never queued."""
         future = self._take(job_id)
@@ -134,6 +139,10 @@ class PendingPool(ABC):
     async def submit(self, job: Job) -> Result:
         """See `Recognizer`. Cancelling the call withdraws a job that is not being decoded yet."""
         return await asyncio.wrap_future(self.submit_nowait(job))
+
+    async def withdraw(self, job_id: str) -> bool:
+        """See `Recognizer`."""
+        return self._pending.cancel(job_id)
 
     async def drain(self) -> None:
         """See `Recognizer`."""

@@ -104,6 +104,15 @@ class RayPoolHandle(PendingPool):
             self._pending.fail(job.job_id, StreamClosed("the pool was closed"))
         return future
 
+    async def withdraw(self, job_id: str) -> bool:
+        """See `Recognizer`. Asks the dispatcher: only it knows which jobs wait."""
+        self._connect()
+        try:
+            withdrawn = await self._ask("cancel", [self._wire_id(job_id)])
+        except RayError:
+            return False
+        return bool(withdrawn) and self._pending.cancel(job_id)
+
     async def stats(self) -> PoolStats:
         """See `Recognizer`. Counts since the start of the pool, or since its dispatcher was restarted."""
         self._connect()

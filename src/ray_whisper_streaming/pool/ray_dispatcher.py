@@ -153,11 +153,12 @@ class Dispatcher:
                 self._send(client_id, pack_answer(job_id, error))
         self._assign_soon()
 
-    async def cancel(self, job_ids: Sequence[str]) -> None:
-        """Withdraw the jobs among these that wait."""
-        for job_id in job_ids:
-            if self._scheduler.cancel(job_id):
-                del self._jobs[job_id]
+    async def cancel(self, job_ids: Sequence[str]) -> list[str]:
+        """Withdraw the jobs among these that wait; returns them."""
+        withdrawn = [job_id for job_id in job_ids if self._scheduler.cancel(job_id)]
+        for job_id in withdrawn:
+            del self._jobs[job_id]
+        return withdrawn
 
     async def poll(self, client_id: str, epoch: str, seen: int) -> Mail | None:
         """Fetch answers; waits until there are some, or for `POLL_S`.
