@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.live import Live
-from rich.status import Status
 
 from ray_whisper_streaming import AsyncLiveStream, AsyncPool, Committed, StreamOptions
 from ray_whisper_streaming.cli.captions import Caption
@@ -23,6 +21,7 @@ from ray_whisper_streaming.cli.feeding import (
     sample_texts,
 )
 from ray_whisper_streaming.cli.screen import CaptionScreen, figures_table, plain_line
+from ray_whisper_streaming.cli.starting import started_pool
 from ray_whisper_streaming.core.jobs import SAMPLE_RATE
 from ray_whisper_streaming.errors import RayWhisperError
 
@@ -53,69 +52,54 @@ async def run(
     texts = sample_texts()
     captions = [
         Caption(
-            path.stem if count <= len(recordings) else f"{path.stem} {number}",
+            path.stem if count <= len(recordings) else f"{number} {path.stem}",
             speed=speed,
             reference=texts.get(path, ""),
         )
         for number, path in enumerate(chosen, 1)
     ]
-    pool = AsyncPool(**pool_options)
-    try:
-        where = await _start(pool, pool_options)
-        started_at = time.monotonic()
-        for number, caption in enumerate(captions):
-            caption.started_at = started_at + number / count * START_SPREAD_S
-        playing = [
-            asyncio.create_task(
-                _play(pool, path, caption, options, limit_s, plain or not console.is_terminal)
-            )
-            for path, caption in zip(chosen, captions, strict=True)
-        ]
-        try:
-            if plain or not console.is_terminal:
+    live = not plain and console.is_terminal
+    with console.status("") as status:
+        async with started_pool(status.update, **pool_options) as pool:
+            status.stop()
+            where = _where((await pool.stats()).workers, pool_options)
+            started_at = time.monotonic()
+            for number, caption in enumerate(captions):
+                caption.started_at = started_at + number / count * START_SPREAD_S
+            playing = [
+                asyncio.create_task(_play(pool, path, caption, options, limit_s, plain=not live))
+                for path, caption in zip(chosen, captions, strict=True)
+            ]
+            try:
+                if live:
+                    await _watch(pool, CaptionScreen(captions, where), playing, started_at)
                 await asyncio.gather(*playing)
-            else:
-                await _watch(pool, CaptionScreen(captions, where), playing, started_at)
-        finally:
-            # Also when ended by Ctrl-C: what was reached until then.
-            for task in playing:
-                task.cancel()
-            await asyncio.gather(*playing, return_exceptions=True)
-            wall_s = time.monotonic() - started_at
-            console.print(figures_table(captions, await pool.stats(), wall_s, where))
-    finally:
-        await pool.aclose()
+            finally:
+                # Also when ended by Ctrl-C: what was reached until then.
+                for task in playing:
+                    task.cancel()
+                await asyncio.gather(*playing, return_exceptions=True)
+                wall_s = time.monotonic() - started_at
+                console.print(figures_table(captions, await pool.stats(), wall_s, where))
     for caption in captions:
         if caption.error:
             console.print(f"{caption.name}: {caption.error}", style="red", markup=False, soft_wrap=True)
     return 1 if any(caption.error for caption in captions) else 0
 
 
-async def _start(pool: AsyncPool, pool_options: dict[str, Any]) -> str:
-    """Start the pool, telling what is waited for; return what it is, in words."""
-    model, ray_wanted = pool_options["model"], pool_options["backend"] == "ray"
-    began_at = time.monotonic()
-    starting = asyncio.create_task(pool.start())
-    with console.status("") as status:
-        while not starting.done():
-            _tell_start(status, model, ray_wanted and not _ray_is_up(), time.monotonic() - began_at)
-            await asyncio.wait([starting], timeout=REFRESH_S)
-    await starting
-    workers = (await pool.stats()).workers
-    return f"{workers} {'Ray ' if ray_wanted else ''}worker{'s' if workers != 1 else ''}, {model}"
-
-
-def _tell_start(status: Status, model: str, ray_awaited: bool, waited_s: float) -> None:
-    status.update(f"{'starting Ray' if ray_awaited else f'loading {model}'} ... {waited_s:.0f} s")
-
-
-def _ray_is_up() -> bool:
-    ray: Any = sys.modules.get("ray")
-    return bool(ray and ray.is_initialized())
+def _where(workers: int, pool_options: dict[str, Any]) -> str:
+    kind = "Ray worker" if pool_options["backend"] == "ray" else "worker"
+    return f"{workers} {kind}{'s' if workers != 1 else ''}, {pool_options['model']}"
 
 
 async def _play(
-    pool: AsyncPool, path: Path, caption: Caption, options: StreamOptions, limit_s: float | None, plain: bool
+    pool: AsyncPool,
+    path: Path,
+    caption: Caption,
+    options: StreamOptions,
+    limit_s: float | None,
+    *,
+    plain: bool,
 ) -> None:
     """Play one recording into one stream, and keep its caption."""
     async with pool.stream(options) as stream:
@@ -154,4 +138,3 @@ async def _watch(
             screen.stats = await pool.stats()
             screen.played_s = time.monotonic() - started_at
             live.refresh()
-    await asyncio.gather(*playing)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from concurrent.futures import CancelledError
 from importlib import resources
 from pathlib import Path
+from typing import Any
+
+import av
+from av.error import FFmpegError
 
 from ray_whisper_streaming.core.jobs import SAMPLE_RATE, Int16Samples
 from ray_whisper_streaming.errors import AudioError
@@ -19,6 +23,7 @@ from ray_whisper_streaming.media import decode_file
 __all__ = [
     "PACKET_S",
     "decode_aside",
+    "duration_s",
     "find_recordings",
     "paced",
     "read_bytes",
@@ -76,6 +81,16 @@ def find_recordings(paths: Iterable[Path]) -> list[Path]:
         else:
             found.append(path)
     return found
+
+
+def duration_s(path: str | Path) -> float | None:
+    """How long a recording is, in seconds, by its own account; None if it has none."""
+    try:
+        opened: Any = av.open(str(path))
+        with opened as container:
+            return container.duration / av.time_base if container.duration else None
+    except (FFmpegError, OSError):  # told by whoever decodes it
+        return None
 
 
 async def decode_aside(path: str | Path) -> AsyncIterator[Int16Samples]:
@@ -137,14 +152,18 @@ async def read_bytes(file: int) -> AsyncIterator[bytes]:
     arrived: asyncio.Queue[bytes] = asyncio.Queue(maxsize=READ_AHEAD)
 
     def read() -> None:
-        with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody listens any more
-            raw = b"?"
-            while raw:
-                try:
-                    raw = os.read(file, READ_BYTES)
-                except OSError:
-                    raw = b""
+        raw = b"?"
+        while raw:
+            try:
+                raw = os.read(file, READ_BYTES)
+            except OSError:
+                raw = b""
+            if loop.is_closed():  # nobody listens any more
+                return
+            try:
                 asyncio.run_coroutine_threadsafe(arrived.put(raw), loop).result()
+            except CancelledError:
+                return
 
     threading.Thread(target=read, name="input", daemon=True).start()
     while raw := await arrived.get():

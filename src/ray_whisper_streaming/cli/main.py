@@ -187,7 +187,10 @@ def demo(
 @app.command()
 def transcribe(
     files: Annotated[
-        list[str], typer.Argument(help="Recordings of any codec; - takes raw 16-bit PCM from stdin.")
+        list[str],
+        typer.Argument(
+            help="Recordings of any codec, or folders of them; - takes raw 16-bit PCM from stdin."
+        ),
     ],
     realtime: Annotated[
         bool, typer.Option("--realtime", help="Play recordings at the pace they were spoken.")

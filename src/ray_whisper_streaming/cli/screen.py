@@ -99,12 +99,11 @@ def figures_table(captions: Sequence[Caption], stats: PoolStats, wall_s: float, 
     rates = [Figures([caption]).word_error_rate() for caption in captions]
     scored = any(rate is not None for rate in rates)
     table.add_column("stream", style="cyan", no_wrap=True, overflow="ellipsis", max_width=NAME_WIDTH)
-    for heading in ("audio s", "words", *(["WER %"] if scored else [])):
-        table.add_column(heading, justify="right")
-    table.add_column("commit s\np50 / p95", justify="right")
-    table.add_column("first shown s\np50 / p95", justify="right")
-    table.add_column("updates\nper s", justify="right")
-    table.add_column("failed", justify="right")
+    headings = ["audio s", "words", *(["WER %"] if scored else []), "commit s\np50 / p95"]
+    headings += ["first shown s\np50 / p95", "updates\nper s"]
+    for heading in headings:
+        width = max(map(len, heading.split("\n")))
+        table.add_column(heading, justify="right", no_wrap=True, min_width=width)
     for caption in captions:
         table.add_row(caption.name, *_row(Figures([caption]), scored=scored))
     if len(captions) > 1:
@@ -115,7 +114,6 @@ def figures_table(captions: Sequence[Caption], stats: PoolStats, wall_s: float, 
 
 def _row(figures: Figures, *, scored: bool) -> list[str]:
     rate = figures.word_error_rate() if scored else None
-    jobs = figures.failed_jobs
     return [
         f"{figures.audio_s:.1f}",
         str(figures.words),
@@ -123,7 +121,6 @@ def _row(figures: Figures, *, scored: bool) -> list[str]:
         f"{_seconds(figures.commit_latency_s(50))} / {_seconds(figures.commit_latency_s(95))}",
         f"{_seconds(figures.first_shown_latency_s(50))} / {_seconds(figures.first_shown_latency_s(95))}",
         f"{figures.updates_per_s:.1f}",
-        f"{figures.failed}" + (f" ({jobs} passes)" if jobs else ""),
     ]
 
 
@@ -152,12 +149,14 @@ def _pool_line(stats: PoolStats, where: str, streams: int, played_s: float) -> s
 
 
 def _pool_figures(captions: Sequence[Caption], stats: PoolStats, wall_s: float) -> str:
-    audio_s = sum(caption.audio_s for caption in captions) or 1.0
+    figures = Figures(captions)
+    audio_s = figures.audio_s or 1.0
     busy_s = stats.batches * stats.inference_s
-    retried = f", {stats.jobs_retried} done again after a worker died" if stats.jobs_retried else ""
     return (
-        f"{stats.jobs_done} passes in {stats.batches} batches of {stats.batch_size_mean:.1f}{retried}; a pass waited "
+        f"{stats.jobs_done} passes in {stats.batches} batches of {stats.batch_size_mean:.1f}; a pass waited "
         f"{stats.queue_wait_s * 1000:.0f} ms, a batch took {stats.inference_s * 1000:.0f} ms.\n"
+        f"Failed: {figures.failed} streams, {figures.failed_jobs} passes; {stats.jobs_retried} passes done again "
+        "after a worker died.\n"
         f"Real-time factor {busy_s / audio_s:.2f}: {busy_s:.1f} s of work for {audio_s:.1f} s of audio, "
         f"in {wall_s:.1f} s.\n"
         "Latencies: from a word's end, as the model timed it, until it was committed / first shown."

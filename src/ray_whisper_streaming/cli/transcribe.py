@@ -15,7 +15,6 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from ray_whisper_streaming import (
     AsyncLiveStream,
-    AsyncPool,
     Committed,
     Event,
     Final,
@@ -23,7 +22,8 @@ from ray_whisper_streaming import (
     StreamOptions,
     Word,
 )
-from ray_whisper_streaming.cli.feeding import decode_aside, paced, read_bytes
+from ray_whisper_streaming.cli.feeding import decode_aside, duration_s, find_recordings, paced, read_bytes
+from ray_whisper_streaming.cli.starting import started_pool
 from ray_whisper_streaming.core.jobs import Int16Samples
 from ray_whisper_streaming.errors import AudioError, ConfigurationError, RayWhisperError
 from ray_whisper_streaming.media import AudioConverter
@@ -75,9 +75,12 @@ async def run(
     """Transcribe ``files`` and write what was asked for; return the exit code.
 
     Raises:
-        ConfigurationError: before anything is done: the formats or the output can't be so.
+        ConfigurationError, OSError: the formats or the output can't be so; nothing is done yet.
     """
+    files = [inside for name in files for inside in _expanded(name)]
     targets = _targets(files, output, SUFFIXES[form])
+    for target in filter(None, targets):
+        target.parent.mkdir(parents=True, exist_ok=True)
     AudioConverter(*stdin_format)  # raises now what would be raised at the first piece
     live = form in LIVE_FORMATS and output is None and len(files) == 1 and (realtime or files[0] == STDIN)
     gate = asyncio.Semaphore(at_once)
@@ -92,13 +95,18 @@ async def run(
         transient=True,
         disable=not shown,
     ) as progress:
-        loading = progress.add_task(f"loading {pool_options['model']}", total=None, heard="")
-        async with AsyncPool(**pool_options) as pool:
-            progress.remove_task(loading)
+        starting = progress.add_task("", total=None, heard="")
+
+        def tell(what: str) -> None:
+            progress.update(starting, description=what, visible=True)
+
+        async with started_pool(tell, **pool_options) as pool:
+            progress.update(starting, visible=False)
 
             async def one(number: int, name: str) -> _Transcript:
                 async with gate:
-                    task = progress.add_task(_title(name), total=None, heard="")
+                    total_s = duration_s(name) if shown and name != STDIN else None
+                    task = progress.add_task(_title(name), total=total_s, heard="")
                     audio = _stdin(*stdin_format) if name == STDIN else decode_aside(name)
                     if realtime and name != STDIN:
                         audio = paced(audio, time.monotonic())
@@ -143,7 +151,8 @@ async def _transcribe(
     try:
         async for event in stream:
             if isinstance(event, Committed):
-                progress.update(task, heard=f"{event.words[-1].end_s:.0f} s")
+                heard_s = event.words[-1].end_s
+                progress.update(task, completed=heard_s, heard=f"{heard_s:.0f} s")
             elif isinstance(event, StreamFailed):
                 transcript.error = event.error
             if writer is not None:
@@ -180,6 +189,11 @@ async def _stdin(rate: int, channels: int) -> AsyncIterator[Int16Samples]:
     yield converter.flush()
 
 
+def _expanded(name: str) -> list[str]:
+    """The recordings of a folder; anything else is what it is."""
+    return [str(path) for path in find_recordings([Path(name)])] if Path(name).is_dir() else [name]
+
+
 def _targets(files: Sequence[str], output: Path | None, suffix: str) -> list[Path | None]:
     """Where each transcript goes; None is stdout. Recordings of one name get numbers."""
     if output is None:
@@ -205,7 +219,6 @@ def _title(name: str) -> str:
 def _write(transcript: _Transcript, form: str, target: Path | None, *, header: bool) -> None:
     text = _formatted(transcript, form)
     if target is not None:
-        target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, encoding="utf-8")
         return
     if header and form != "jsonl":
