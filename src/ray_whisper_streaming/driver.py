@@ -275,13 +275,14 @@ class StreamDriver:
 
         stream.job.add_done_callback(answered)
         if not job.final:
-            loop.call_later(
-                stream.machine.options.update_interval_s, self._reconsider, stream, stream.job, job.job_id
-            )
+            wait_s = stream.machine.options.update_interval_s / 2
+            loop.call_later(wait_s, self._reconsider, stream, stream.job, job.job_id)
 
     def _reconsider(self, stream: DrivenStream, future: Future[Result], job_id: str) -> None:
         """A job that still waits, for want of a worker, is replaced by one with the audio that came meanwhile."""
-        if stream.job is future and not future.done() and stream.machine.is_stale() and not self._closed:
+        if stream.job is not future or future.done() or self._closed:
+            return
+        if stream.machine.is_stale():
             task = asyncio.ensure_future(self._replace(stream, future, job_id))
             self._replacing.add(task)
             task.add_done_callback(self._replacing.discard)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ray_whisper_streaming.core.jobs import DecodeOptions, Task
@@ -76,18 +76,33 @@ class TrimmingOptions:
         trim_after_s: a window longer than this is trimmed once something is committed.
         keep_s: audio kept behind a cut, so that Whisper hears what led up to the next words.
         hard_limit_s: a window this long is trimmed even if nothing could be committed.
+        busy_after_s: when passes are further apart than this, because the pool is busy, windows are kept shorter:
+        busy_trim_after_s: the limit then.
+        busy_keep_s: the audio kept then.
     """
 
     at: Literal["word", "segment", "sentence"] = "word"
     trim_after_s: float = 8.0
     keep_s: float = 3.0
     hard_limit_s: float = 24.0
+    busy_after_s: float = 0.9
+    busy_trim_after_s: float = 6.0
+    busy_keep_s: float = 2.0
 
     def __post_init__(self) -> None:
         check_choice("at", self.at, ("word", "segment", "sentence"))
         check_range("keep_s", self.keep_s, 0.0, 25.0)
         check_range("trim_after_s", self.trim_after_s, self.keep_s + 0.5, MAX_HARD_LIMIT_S)
         check_range("hard_limit_s", self.hard_limit_s, self.trim_after_s, MAX_HARD_LIMIT_S)
+        check_range("busy_after_s", self.busy_after_s, 0.1)
+        check_range("busy_keep_s", self.busy_keep_s, 0.0, self.keep_s)
+        check_range("busy_trim_after_s", self.busy_trim_after_s, self.busy_keep_s + 0.5, self.trim_after_s)
+
+    def for_step(self, step_s: float) -> TrimmingOptions:
+        """The options that hold when ``step_s`` seconds of audio came between two passes."""
+        if step_s <= self.busy_after_s:
+            return self
+        return replace(self, trim_after_s=self.busy_trim_after_s, keep_s=self.busy_keep_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

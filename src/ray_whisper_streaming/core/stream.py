@@ -110,7 +110,9 @@ class Stream:
         self.stream_id = stream_id
         self.options = options or StreamOptions()
         self.ignored_results = 0
-        self._number = next(_stream_numbers)  # two streams of one name, one after the other, must not mix their jobs
+        self._number = next(
+            _stream_numbers
+        )  # two streams of one name, one after the other, must not mix their jobs
         self._model = self.options.model or model
         self._buffer = AudioBuffer()
         self._endpointer = Endpointer(self.options.endpointing) if self.options.voice_activity else None
@@ -300,13 +302,14 @@ class Stream:
         self._free_pass = bool(job.prefix) and self._heard_nothing(words, end)
         if self._free_pass and job.final:
             return  # the same window once more, without the prefix: no word may be lost here
+        step_s = (end - self._decoded_until) / SAMPLE_RATE
         self._decoded_until = end
         if job.final:
             self._commit(words, len(words))
             self._finish_region()
             return
         self._commit(words, self._count_committed(words, end, end_s))
-        self._trim(end_s)
+        self._trim(end_s, step_s)
         if overlong := self._ledger.split_overlong():
             self._events.append(overlong)
 
@@ -483,9 +486,10 @@ class Stream:
             self._shown = partial.text
             self._events.append(partial)
 
-    def _trim(self, decoded_s: float) -> None:
+    def _trim(self, decoded_s: float, step_s: float) -> None:
         start_s = self._window_start / SAMPLE_RATE
-        cut_s = choose_cut_s(self._ledger.window, start_s, decoded_s, self.options.trimming)
+        options = self.options.trimming.for_step(step_s)
+        cut_s = choose_cut_s(self._ledger.window, start_s, decoded_s, options)
         if cut_s is not None:
             cut = round(cut_s * SAMPLE_RATE)
             self._window_start = cut - cut % MEL_HOP
