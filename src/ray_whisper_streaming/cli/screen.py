@@ -155,8 +155,8 @@ def _pool_figures(captions: Sequence[Caption], stats: PoolStats, wall_s: float) 
     return (
         f"{stats.jobs_done} passes in {stats.batches} batches of {stats.batch_size_mean:.1f}; a pass waited "
         f"{stats.queue_wait_s * 1000:.0f} ms, a batch took {stats.inference_s * 1000:.0f} ms.\n"
-        f"Failed: {figures.failed} streams, {figures.failed_jobs} passes; {stats.jobs_retried} passes done again "
-        "after a worker died.\n"
+        f"Failed: {figures.failed} of {_streams(len(captions))}, {figures.failed_jobs} of the passes; done again after "
+        f"a worker died: {stats.jobs_retried}.\n"
         f"Real-time factor {busy_s / audio_s:.2f}: {busy_s:.1f} s of work for {audio_s:.1f} s of audio, "
         f"in {wall_s:.1f} s.\n"
         "Latencies: from a word's end, as the model timed it, until it was committed / first shown."
