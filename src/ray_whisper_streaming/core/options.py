@@ -95,14 +95,15 @@ class TrimmingOptions:
         check_range("trim_after_s", self.trim_after_s, self.keep_s + 0.5, MAX_HARD_LIMIT_S)
         check_range("hard_limit_s", self.hard_limit_s, self.trim_after_s, MAX_HARD_LIMIT_S)
         check_range("busy_after_s", self.busy_after_s, 0.1)
-        check_range("busy_keep_s", self.busy_keep_s, 0.0, self.keep_s)
-        check_range("busy_trim_after_s", self.busy_trim_after_s, self.busy_keep_s + 0.5, self.trim_after_s)
+        check_range("busy_keep_s", self.busy_keep_s, 0.0, 25.0)
+        check_range("busy_trim_after_s", self.busy_trim_after_s, self.busy_keep_s + 0.5, MAX_HARD_LIMIT_S)
 
     def for_step(self, step_s: float) -> TrimmingOptions:
         """The options that hold when ``step_s`` seconds of audio came between two passes."""
         if step_s <= self.busy_after_s:
             return self
-        return replace(self, trim_after_s=self.busy_trim_after_s, keep_s=self.busy_keep_s)
+        keep_s = min(self.keep_s, self.busy_keep_s)
+        return replace(self, trim_after_s=min(self.trim_after_s, self.busy_trim_after_s), keep_s=keep_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
