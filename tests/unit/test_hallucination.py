@@ -4,7 +4,12 @@ import pytest
 from tests.support.world import say
 
 from ray_whisper_streaming.core.endpointing import VoiceMap
-from ray_whisper_streaming.core.hallucination import cut_repetition, drop_unvoiced, is_hallucination
+from ray_whisper_streaming.core.hallucination import (
+    cut_crowd,
+    cut_repetition,
+    drop_unvoiced,
+    is_hallucination,
+)
 from ray_whisper_streaming.core.jobs import Result
 from ray_whisper_streaming.core.transcript import Word, join_text
 
@@ -82,3 +87,11 @@ def test_whole_answers_are_judged_by_compression_and_whispers_own_doubt(
     facts: dict[str, float], verdict: bool
 ) -> None:
     assert is_hallucination(Result(job_id="s/1", **facts)) is verdict  # type: ignore[arg-type]
+
+
+def test_words_that_take_no_time_are_cut() -> None:
+    said = [Word(" the", 1.0, 1.2), Word(" end.", 1.2, 1.6)]
+    made_up = [Word(f" w{i}", 1.6 + 0.02 * i, 1.62 + 0.02 * i) for i in range(5)]
+    assert cut_crowd([*said, *made_up]) == said
+    assert cut_crowd([*said, *made_up[:2]]) == [*said, *made_up[:2]]
+    assert cut_crowd([*made_up[:2], *said, *made_up[:2]]) == [*made_up[:2], *said, *made_up[:2]]

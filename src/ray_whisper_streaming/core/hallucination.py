@@ -8,7 +8,7 @@ from ray_whisper_streaming.core.endpointing import VoiceMap
 from ray_whisper_streaming.core.jobs import SAMPLE_RATE, Result
 from ray_whisper_streaming.core.transcript import Word, normalise
 
-__all__ = ["cut_repetition", "drop_unvoiced", "is_hallucination"]
+__all__ = ["cut_crowd", "cut_repetition", "drop_unvoiced", "is_hallucination"]
 
 COMPRESSION_RATIO_LIMIT = 2.4
 """Text that compresses better than this repeats itself (the limit of OpenAI's reference implementation)."""
@@ -26,6 +26,12 @@ MAX_WORD_REPEATS = 5
 
 MAX_PHRASE_REPEATS = 3
 """A phrase of two words or more said more often in a row is a loop."""
+
+CROWDED_WORD_S = 0.045
+"""A word this short takes no time: two steps of Whisper's time grid (20 ms each), and rounding."""
+
+CROWD_WORDS = 3
+"""So many words in a row that take no time are made up; one or two are an alignment's weakness."""
 
 VOICE_SLACK_S = 0.2
 """Voice this near to a word counts for it: word times are that inexact."""
@@ -69,6 +75,19 @@ def _loop_at(keys: Sequence[str], start: int) -> tuple[int, int]:
             # At the very end a round may be cut short; elsewhere its words belong to what follows.
             return length, stop if stop == len(keys) else start + rounds * length
     return 1, start + 1
+
+
+def cut_crowd(words: Sequence[Word]) -> list[Word]:
+    """Cut the words at the first crowd: several in a row that take no time, because there is no audio for them.
+
+    So end answers that go on after everything was said, often by saying it again.
+    """
+    run = 0
+    for index, word in enumerate(words):
+        run = run + 1 if word.end_s - word.start_s <= CROWDED_WORD_S else 0
+        if run == CROWD_WORDS:
+            return list(words[: index + 1 - run])
+    return list(words)
 
 
 def drop_unvoiced(words: Sequence[Word], voice: VoiceMap) -> list[Word]:

@@ -45,7 +45,12 @@ from ray_whisper_streaming.core.events import (
     SpeechStarted,
     StreamFailed,
 )
-from ray_whisper_streaming.core.hallucination import cut_repetition, drop_unvoiced, is_hallucination
+from ray_whisper_streaming.core.hallucination import (
+    cut_crowd,
+    cut_repetition,
+    drop_unvoiced,
+    is_hallucination,
+)
 from ray_whisper_streaming.core.jobs import SAMPLE_RATE, Failure, Int16Samples, Job, Result
 from ray_whisper_streaming.core.languages import LanguageTracker
 from ray_whisper_streaming.core.ledger import Ledger
@@ -451,7 +456,7 @@ class Stream:
         known = count_prefix_words(result.words, job.prefix) if job.prefix else None
         if known is None:
             known = count_known_words(result.words, self._ledger.window)
-        words = cut_repetition(result.words[known:], self._ledger.window)
+        words = cut_crowd(cut_repetition(result.words[known:], self._ledger.window))
         return words if self._endpointer is None else drop_unvoiced(words, self._endpointer.voice)
 
     def _heard_nothing(self, words: Sequence[Word], end: int) -> bool:
