@@ -33,6 +33,9 @@ CROWDED_WORD_S = 0.045
 CROWD_WORDS = 3
 """So many words in a row that take no time are made up; one or two are an alignment's weakness."""
 
+CROWD_DOUBT = 0.1
+"""A word right before a crowd that Whisper itself gives less probability belongs to the crowd."""
+
 VOICE_SLACK_S = 0.2
 """Voice this near to a word counts for it: word times are that inexact."""
 
@@ -86,7 +89,10 @@ def cut_crowd(words: Sequence[Word]) -> list[Word]:
     for index, word in enumerate(words):
         run = run + 1 if word.end_s - word.start_s <= CROWDED_WORD_S else 0
         if run == CROWD_WORDS:
-            return list(words[: index + 1 - run])
+            kept = list(words[: index + 1 - run])
+            while kept and kept[-1].probability < CROWD_DOUBT:
+                kept.pop()  # the word that led into it: Whisper knew better
+            return kept
     return list(words)
 
 
