@@ -1,0 +1,132 @@
+"""The whisper_online API with a real model, in this process and over Ray."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from whisper_online import (
+    FasterWhisperASR,
+    FasterWhisperWorkerCluster,
+    OnlineASRProcessor,
+    RayFasterWhisperASR,
+    VACOnlineASRProcessor,
+    load_audio,
+    load_audio_chunk,
+    process_iter_many,
+)
+
+from ray_whisper_streaming.errors import ConfigurationError, NotReady
+
+SAMPLES = Path(str(resources.files("ray_whisper_streaming") / "samples"))
+SOUP = str(SAMPLES / "soup_recipe.flac")
+
+pytestmark = pytest.mark.model
+
+
+@pytest.fixture(scope="module")
+def asr() -> Iterator[FasterWhisperASR]:
+    asr = FasterWhisperASR("en", "tiny.en")
+    yield asr
+    asr.close()
+
+
+def play(online: Any, audio: np.ndarray, step_s: float = 1.0) -> str:
+    step = round(step_s * 16_000)
+    text = ""
+    for start in range(0, len(audio), step):
+        online.insert_audio_chunk(audio[start : start + step])
+        text += online.process_iter()[2]
+    return text + online.finish()[2]
+
+
+def test_a_recording_is_streamed(asr: FasterWhisperASR) -> None:
+    text = play(OnlineASRProcessor(asr), load_audio(SOUP), 2.0)
+    for phrase in ("chop two onions", "enough water to cover everything", "spoonful of cream"):
+        assert phrase in text
+
+
+def test_voice_activity_keeps_short_utterances_and_tails(asr: FasterWhisperASR) -> None:
+    audio = load_audio(SOUP)
+    silence = np.zeros(16_000, np.float32)
+    first = load_audio_chunk(SOUP, 0.3, 1.3)  # "First"
+    text = play(VACOnlineASRProcessor(1.0, asr), np.concatenate([silence, first, silence, audio, silence]), 0.5)
+    assert text.lower().count("first") == 2
+    assert "spoonful of cream" in text
+
+
+def test_long_audio_is_decoded_window_by_window(asr: FasterWhisperASR) -> None:
+    audio = np.tile(load_audio(SOUP), 2)
+    words = asr.ts_words(asr.transcribe(audio))
+    text = "".join(word[2] for word in words)
+    assert text.count("spoonful of cream") == 2
+    assert all(a[0] <= b[0] for a, b in zip(words, words[1:], strict=False))
+
+
+def simulate(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "whisper_online", *arguments, "--model", "tiny.en", "--lan", "en"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100)
+
+
+def test_the_simulation_writes_the_original_lines() -> None:
+    done = simulate(SOUP, "--comp_unaware", "--min-chunk-size", "2", "--start_at", "10")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines
+    assert all(re.fullmatch(r"\d+\.\d{4} \d+ \d+ .*\S.*", line) for line in lines)
+    assert float(lines[0].split()[0]) % 2000 == 0
+
+
+def test_a_file_without_audio_is_one_clear_line() -> None:
+    done = simulate(str(SAMPLES / "README.md"))
+    assert done.returncode == 1
+    assert "README.md" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_wrong_languages_and_models_are_refused() -> None:
+    with pytest.raises(ConfigurationError):
+        FasterWhisperASR("xx", "tiny.en")
+    with pytest.raises(ConfigurationError, match="no-such-model"):
+        FasterWhisperASR("en", "no-such-model").load()
+    with pytest.raises(ConfigurationError):
+        RayFasterWhisperASR("not a queue")  # type: ignore[arg-type]
+
+
+@pytest.mark.ray
+def test_a_cluster_serves_the_driver_and_actors(ray_cluster: Any) -> None:
+    import ray
+
+    cluster = FasterWhisperWorkerCluster(lan="en", model_size_or_path="tiny.en", max_worker_count=1)
+    with pytest.raises(NotReady):
+        cluster.get_global_asr_queue()
+    with cluster:
+        queue = cluster.get_global_asr_queue()
+        audio = load_audio(SOUP)[: 5 * 16_000]
+        processors = [OnlineASRProcessor(RayFasterWhisperASR(global_asr_queue=queue)) for _ in range(3)]
+        for processor in processors:
+            processor.insert_audio_chunk(audio)
+        process_iter_many(processors)
+        outputs = process_iter_many(processors)
+        assert all("chop two onions" in output[2] for output in outputs if not isinstance(output, BaseException))
+        assert len(outputs) == 3
+
+        @ray.remote(num_cpus=0)
+        class Caller:
+            def __init__(self, queue: Any) -> None:
+                self.processor = OnlineASRProcessor(RayFasterWhisperASR(global_asr_queue=queue))
+
+            def say(self, audio: Any) -> str:
+                self.processor.insert_audio_chunk(audio)
+                self.processor.process_iter()
+                return self.processor.finish()[2]
+
+        caller: Any = Caller.remote(queue)
+        assert "chop two onions" in ray.get(caller.say.remote(audio))

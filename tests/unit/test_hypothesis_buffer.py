@@ -1,0 +1,96 @@
+"""LocalAgreement-2, rule by rule, as whisper_streaming has it."""
+
+from __future__ import annotations
+
+from ray_whisper_streaming.compat.hypothesis import HypothesisBuffer, TimedWord
+
+
+def words(text: str, start: float = 0.0) -> list[TimedWord]:
+    return [(start + i, start + i + 1.0, f" {word}") for i, word in enumerate(text.split())]
+
+
+def texts(committed: list[TimedWord]) -> str:
+    return "".join(word[2] for word in committed).strip()
+
+
+def test_the_first_pass_commits_nothing() -> None:
+    buffer = HypothesisBuffer()
+    buffer.insert(words("a b c"), 0.0)
+    assert buffer.flush() == []
+    assert texts(buffer.complete()) == "a b c"
+
+
+def test_the_common_beginning_is_committed_with_the_newer_times() -> None:
+    buffer = HypothesisBuffer()
+    buffer.insert(words("a b c"), 0.0)
+    buffer.flush()
+    buffer.insert([(start + 0.05, end + 0.05, text) for start, end, text in words("a b d")], 0.0)
+    committed = buffer.flush()
+    assert texts(committed) == "a b"
+    assert committed[0][:2] == (0.05, 1.05)
+    assert texts(buffer.complete()) == "d"
+    assert buffer.last_commited_time == 2.05
+
+
+def test_text_is_compared_exactly() -> None:
+    buffer = HypothesisBuffer()
+    buffer.insert(words("Hello, world"), 0.0)
+    buffer.flush()
+    buffer.insert(words("Hello world"), 0.0)
+    assert buffer.flush() == []
+
+
+def test_offsets_make_times_absolute() -> None:
+    buffer = HypothesisBuffer()
+    buffer.last_commited_time = 10.0
+    for _ in range(2):
+        buffer.insert(words("a b"), 10.0)
+        committed = buffer.flush()
+    assert committed == [(10.0, 11.0, " a"), (11.0, 12.0, " b")]
+
+
+def test_words_before_the_last_committed_time_are_left_out() -> None:
+    buffer = HypothesisBuffer()
+    buffer.last_commited_time = 5.0
+    buffer.insert([(4.85, 5.2, " old"), (4.95, 5.5, " edge"), (5.6, 6.0, " new")], 0.0)
+    assert [word[2] for word in buffer.new] == [" edge", " new"]
+
+
+def committed_buffer(text: str) -> HypothesisBuffer:
+    buffer = HypothesisBuffer()
+    for _ in range(2):
+        buffer.insert(words(text), 0.0)
+        buffer.flush()
+    return buffer
+
+
+def test_committed_words_heard_again_are_dropped_shortest_first() -> None:
+    buffer = committed_buffer("one two three")
+    # The same words again, a little late: they start behind the last committed time.
+    buffer.insert([(2.95, 3.4, " three"), (3.4, 4.0, " four")], 0.0)
+    assert [word[2] for word in buffer.new] == [" four"]
+
+
+def test_an_overlap_of_several_words_is_dropped() -> None:
+    buffer = committed_buffer("one two three")
+    buffer.insert([(2.95, 3.2, " two"), (3.2, 3.4, " three"), (3.4, 4.0, " four")], 0.0)
+    assert [word[2] for word in buffer.new] == [" four"]
+
+
+def test_far_words_are_not_searched_for_an_overlap() -> None:
+    buffer = committed_buffer("one two three")
+    buffer.insert([(4.0, 4.5, " three"), (4.5, 5.0, " four")], 0.0)
+    assert [word[2] for word in buffer.new] == [" three", " four"]
+
+
+def test_a_word_really_said_twice_is_kept() -> None:
+    buffer = committed_buffer("it is very")
+    # The pass holds the committed "very" itself, so the next one is another.
+    buffer.insert([*words("it is very"), (3.0, 3.5, " very"), (3.5, 4.0, " good")], 0.0)
+    assert [word[2] for word in buffer.new] == [" very", " good"]
+
+
+def test_pop_commited_forgets_by_end() -> None:
+    buffer = committed_buffer("one two three")
+    buffer.pop_commited(2.0)
+    assert [word[2] for word in buffer.commited_in_buffer] == [" three"]

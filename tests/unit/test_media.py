@@ -1,0 +1,112 @@
+"""Audio of any kind becomes int16 mono at 16 kHz, or a clear error."""
+
+from __future__ import annotations
+
+import io
+import wave
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ray_whisper_streaming.errors import AudioError, ConfigurationError
+from ray_whisper_streaming.media import AudioConverter, decode_file, load_audio
+
+
+def tone(rate: int, seconds: float = 1.0, hertz: float = 440.0) -> np.ndarray:
+    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(round(rate * seconds)) / rate)).astype(np.float32)
+
+
+def wav(path: Path, rate: int, channels: np.ndarray) -> Path:
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(channels.shape[1])
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes((channels * 32767).astype("<i2").tobytes())
+    return path
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 44_100, 48_000])
+def test_any_rate_in_any_chunks(rate: int) -> None:
+    samples = tone(rate)
+    converter = AudioConverter(rate)
+    pieces = [converter.convert(samples[start : start + 777]) for start in range(0, len(samples), 777)]
+    got = np.concatenate([*pieces, converter.flush()]).astype(np.float32) / 32768
+    assert abs(len(got) - 16_000) <= 2
+    middle = slice(2_000, 14_000)
+    assert np.abs(got[middle] - tone(16_000)[: len(got)][middle]).max() < 0.01
+
+
+def test_stereo_is_mixed_or_one_channel_taken() -> None:
+    frames = np.stack([np.full(100, 0.5), np.full(100, -0.25)], axis=1).astype(np.float32)
+    assert AudioConverter(channels=2).convert(frames)[0] == 4096
+    assert AudioConverter(channels=2, channel=1).convert(frames)[0] == -8192
+
+
+def test_bytes_may_be_cut_anywhere() -> None:
+    samples = (tone(16_000) * 32767).astype("<i2")
+    converter = AudioConverter()
+    raw = samples.tobytes()
+    cuts = [0, 1, 2, 5, 1000, 1001, len(raw)]
+    pieces = [converter.convert(raw[a:b]) for a, b in zip(cuts, cuts[1:], strict=False)]
+    assert np.array_equal(np.concatenate(pieces), samples)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "code", "linear"),
+    # ITU-T G.711: the largest and smallest values, and silence.
+    [("mulaw", 0x00, -32124), ("mulaw", 0x80, 32124), ("mulaw", 0xFF, 0), ("alaw", 0x2A, -32256), ("alaw", 0xD5, 8)],
+)
+def test_telephony_codes(encoding: Any, code: int, linear: int) -> None:
+    assert AudioConverter(encoding=encoding).convert(bytes([code]))[0] == linear
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        np.array([0.0, np.nan], np.float32),
+        np.array([np.inf], np.float32),
+        np.zeros((3, 2), np.float32),
+        np.zeros((2, 2, 2), np.int16),
+        np.zeros(3, np.int64),
+        np.zeros(3, bool),
+        "text",
+    ],
+)
+def test_what_is_no_audio_is_refused_and_harms_nothing(bad: Any) -> None:
+    converter = AudioConverter()
+    with pytest.raises(AudioError):
+        converter.convert(bad)
+    assert len(converter.convert(np.zeros(10, np.int16))) == 10
+
+
+def test_empty_and_huge_chunks() -> None:
+    assert len(AudioConverter().convert(np.zeros(0, np.float32))) == 0
+    assert len(AudioConverter().convert(np.zeros(16_000 * 600, np.int16))) == 16_000 * 600
+
+
+@pytest.mark.parametrize("settings", [{"sample_rate": 0}, {"channels": 0}, {"channels": 2, "channel": 2}])
+def test_settings_no_audio_has(settings: dict[str, int]) -> None:
+    with pytest.raises(ConfigurationError):
+        AudioConverter(**settings)
+
+
+def test_files_are_decoded_piece_by_piece(tmp_path: Path) -> None:
+    path = wav(tmp_path / "a.wav", 44_100, np.stack([tone(44_100, 2), np.zeros(88_200)], axis=1))
+    pieces = list(decode_file(path))
+    assert len(pieces) > 2
+    assert abs(sum(map(len, pieces)) - 32_000) <= 2
+    assert load_audio(path).dtype == np.float32
+    assert np.abs(load_audio(path)).max() == pytest.approx(0.25, abs=0.01)
+    assert len(load_audio(io.BytesIO(path.read_bytes()))) == sum(map(len, pieces))
+
+
+def test_files_that_hold_no_audio(tmp_path: Path) -> None:
+    text = tmp_path / "notes.txt"
+    text.write_text("no audio")
+    empty = tmp_path / "empty.wav"
+    empty.write_bytes(b"")
+    for path in (text, empty, tmp_path / "missing.wav", tmp_path):
+        with pytest.raises(AudioError, match=path.name):
+            list(decode_file(path))
