@@ -1,6 +1,6 @@
 """Several recordings at once through one pool, with asyncio.
 
-    python examples/async_streams.py [RECORDING ...]
+python examples/async_streams.py [RECORDING ...]
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """The first program: one recording through one stream, words as they are sure.
 
-    python examples/first_program.py [RECORDING]
+python examples/first_program.py [RECORDING]
 """
 
 import sys

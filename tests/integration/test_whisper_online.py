@@ -7,11 +7,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+
+from ray_whisper_streaming.errors import ConfigurationError, NotReady
 from whisper_online import (
     FasterWhisperASR,
     FasterWhisperWorkerCluster,
@@ -22,8 +25,6 @@ from whisper_online import (
     load_audio_chunk,
     process_iter_many,
 )
-
-from ray_whisper_streaming.errors import ConfigurationError, NotReady
 
 SAMPLES = Path(str(resources.files("ray_whisper_streaming") / "samples"))
 SOUP = str(SAMPLES / "soup_recipe.flac")
@@ -57,7 +58,9 @@ def test_voice_activity_keeps_short_utterances_and_tails(asr: FasterWhisperASR) 
     audio = load_audio(SOUP)
     silence = np.zeros(16_000, np.float32)
     first = load_audio_chunk(SOUP, 0.3, 1.3)  # "First"
-    text = play(VACOnlineASRProcessor(1.0, asr), np.concatenate([silence, first, silence, audio, silence]), 0.5)
+    text = play(
+        VACOnlineASRProcessor(1.0, asr), np.concatenate([silence, first, silence, audio, silence]), 0.5
+    )
     assert text.lower().count("first") == 2
     assert "spoonful of cream" in text
 
@@ -67,12 +70,12 @@ def test_long_audio_is_decoded_window_by_window(asr: FasterWhisperASR) -> None:
     words = asr.ts_words(asr.transcribe(audio))
     text = "".join(word[2] for word in words)
     assert text.count("spoonful of cream") == 2
-    assert all(a[0] <= b[0] for a, b in zip(words, words[1:], strict=False))
+    assert all(a[0] <= b[0] for a, b in pairwise(words))
 
 
 def simulate(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "whisper_online", *arguments, "--model", "tiny.en", "--lan", "en"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=100)
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
 
 
 def test_the_simulation_writes_the_original_lines() -> None:
@@ -115,7 +118,9 @@ def test_a_cluster_serves_the_driver_and_actors(ray_cluster: Any) -> None:
             processor.insert_audio_chunk(audio)
         process_iter_many(processors)
         outputs = process_iter_many(processors)
-        assert all("chop two onions" in output[2] for output in outputs if not isinstance(output, BaseException))
+        assert all(
+            "chop two onions" in output[2] for output in outputs if not isinstance(output, BaseException)
+        )
         assert len(outputs) == 3
 
         @ray.remote(num_cpus=0)

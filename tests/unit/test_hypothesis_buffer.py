@@ -43,10 +43,10 @@ def test_text_is_compared_exactly() -> None:
 def test_offsets_make_times_absolute() -> None:
     buffer = HypothesisBuffer()
     buffer.last_commited_time = 10.0
-    for _ in range(2):
-        buffer.insert(words("a b"), 10.0)
-        committed = buffer.flush()
-    assert committed == [(10.0, 11.0, " a"), (11.0, 12.0, " b")]
+    buffer.insert(words("a b"), 10.0)
+    buffer.flush()
+    buffer.insert(words("a b"), 10.0)
+    assert buffer.flush() == [(10.0, 11.0, " a"), (11.0, 12.0, " b")]
 
 
 def test_words_before_the_last_committed_time_are_left_out() -> None:

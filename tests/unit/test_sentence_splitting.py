@@ -16,7 +16,10 @@ def test_every_language_splits(language: str) -> None:
 
 
 def test_sentences() -> None:
-    assert create_tokenizer("zh").split("今天天气很好。我们去公园吧！") == ["今天天气很好。", "我们去公园吧！"]
+    assert create_tokenizer("zh").split("今天天气很好。我们去公园吧！") == [
+        "今天天气很好。",
+        "我们去公园吧！",
+    ]
     assert create_tokenizer("en").split("Mr. Hale came. Why?") == ["Mr. Hale came.", "Why?"]
     assert create_tokenizer("en").split("Yes.") == ["Yes."]
     assert create_tokenizer("en").split("") == []
