@@ -94,3 +94,59 @@ def test_pop_commited_forgets_by_end() -> None:
     buffer = committed_buffer("one two three")
     buffer.pop_commited(2.0)
     assert [word[2] for word in buffer.commited_in_buffer] == [" three"]
+
+
+def test_no_more_than_five_committed_words_are_searched_for() -> None:
+    buffer = committed_buffer("a b c d e f")
+    again = [(5.95 + i / 10, 6.05 + i / 10, f" {word}") for i, word in enumerate("bcdefg")]
+    buffer.insert(again, 0.0)
+    assert texts(buffer.new) == "g"
+    again = [(5.95 + i / 10, 6.05 + i / 10, f" {word}") for i, word in enumerate("abcdefg")]
+    buffer.insert(again, 0.0)
+    assert texts(buffer.new) == "a b c d e f g"
+
+
+def test_the_shortest_overlap_is_dropped_and_no_more() -> None:
+    buffer = committed_buffer("go go")
+    buffer.insert([(1.95, 2.2, " go"), (2.2, 2.4, " go"), (2.4, 3.0, " home")], 0.0)
+    assert texts(buffer.new) == "go home"
+
+
+def test_near_is_less_than_a_second() -> None:
+    for start, expected in ((3.99, "four"), (4.0, "three four")):
+        buffer = committed_buffer("one two three")
+        buffer.insert([(start, 4.4, " three"), (4.4, 5.0, " four")], 0.0)
+        assert texts(buffer.new) == expected
+
+
+def test_nothing_is_dropped_when_no_committed_word_is_left_in_the_buffer() -> None:
+    buffer = committed_buffer("one two three")
+    buffer.pop_commited(3.0)
+    buffer.insert([(2.95, 3.4, " three"), (3.4, 4.0, " four")], 0.0)
+    assert texts(buffer.new) == "three four"
+
+
+def test_a_word_that_starts_just_at_the_limit_is_left_out() -> None:
+    buffer = HypothesisBuffer()
+    buffer.last_commited_time = 5.1
+    buffer.insert([(5.0 - 1e-9, 5.1, " old"), (5.0 + 1e-6, 5.2, " new")], 0.0)
+    assert texts(buffer.new) == "new"
+
+
+def test_flush_stops_at_the_first_mismatch() -> None:
+    buffer = HypothesisBuffer()
+    buffer.insert(words("a b c d"), 0.0)
+    buffer.flush()
+    buffer.insert(words("a x c d"), 0.0)
+    assert texts(buffer.flush()) == "a"
+    assert texts(buffer.complete()) == "x c d"
+
+
+def test_an_empty_pass_erases_the_hypothesis_but_no_committed_word() -> None:
+    buffer = committed_buffer("one two")
+    buffer.insert([(2.0, 3.0, " three")], 0.0)
+    buffer.flush()
+    buffer.insert([], 0.0)
+    assert buffer.flush() == []
+    assert buffer.complete() == []
+    assert texts(buffer.commited_in_buffer) == "one two"

@@ -210,3 +210,200 @@ def test_settings_that_can_not_work_are_refused() -> None:
         make([], buffer_trimming=("sentence", 15))
     with pytest.raises(ConfigurationError):
         make([], buffer_trimming=("word", 15))
+
+
+def test_prompt_stops_at_the_first_word_that_reaches_two_hundred() -> None:
+    processor, _ = make([])
+    processor.commited = [(float(i), i + 1.0, " " + "x" * 98) for i in range(5)]
+    processor.buffer_time_offset = 1000.0
+    # 100 characters a word, the separator counted: two of them.
+    assert processor.prompt()[0] == (" " + "x" * 98) * 2
+
+
+@pytest.mark.parametrize("offset", [0.0, 150.0, 399.5, 400.0])
+def test_forgetting_old_words_changes_no_prompt(offset: float) -> None:
+    processor, _ = make([])
+    processor.commited = numbered(400)
+    processor.buffer_time_offset = offset
+    before, context = processor.prompt()
+    processor._prune()
+    assert processor.prompt() == (before, context)
+    assert len(processor.commited) <= 400 - max(0, offset - 100)
+
+
+def test_the_prompt_of_a_stream_is_what_left_its_buffer() -> None:
+    processor, asr = make(numbered(60))
+    said: list[str] = []
+    for _ in range(60):
+        gone = said[: min(len(said) - 1, int(processor.buffer_time_offset))] if said else []
+        processor.insert_audio_chunk(audio(1))
+        said += processor.process_iter()[2].split()
+        assert asr.prompts[-1].split() == gone[-34:]
+    # 200 characters at five and a separator's one to a word.
+    assert len(asr.prompts[-1].split()) == 34
+
+
+def test_a_buffer_of_just_the_limit_is_not_cut() -> None:
+    processor, _ = make(numbered(20))
+    stream(processor, 15)
+    assert processor.buffer_time_offset == 0.0
+    stream(processor, 1)
+    # Segments end at 5, 10, 15 and 16 s, and 15 s are committed: at the last segment's end but one.
+    assert processor.buffer_time_offset == 15.0
+
+
+class FourWords:
+    """A sentence every four words."""
+
+    def split(self, text: str) -> list[str]:
+        found = text.split()
+        return [" ".join(found[i : i + 4]) for i in range(0, len(found), 4)]
+
+
+def test_sentence_cut_is_at_the_end_of_the_last_sentence_but_one() -> None:
+    processor, asr = make(numbered(20), tokenizer=FourWords(), buffer_trimming=("sentence", 10))
+    stream(processor, 10)
+    assert processor.buffer_time_offset == 0.0
+    stream(processor, 1)
+    # Ten words are committed: two whole sentences, and two words of the third.
+    assert processor.buffer_time_offset == 8.0
+    # Without a commit there is no cut, however long the buffer is.
+    asr.script = asr.script[:11]
+    stream(processor, 1)
+    stream(processor, 9)
+    assert processor.buffer_time_offset == 8.0
+
+
+def test_a_sentence_before_the_buffer_cuts_nothing() -> None:
+    processor, _ = make([], tokenizer=FourWords(), buffer_trimming=("sentence", 10))
+    processor.commited = numbered(6)
+    processor.buffer_time_offset = 5.0
+    processor.insert_audio_chunk(audio(3))
+    processor.chunk_completed_sentence()
+    assert (processor.buffer_time_offset, len(processor.audio_buffer)) == (5.0, 3 * SAMPLE_RATE)
+
+
+def test_one_word_sentences_keep_their_times() -> None:
+    class Each:
+        def split(self, text: str) -> list[str]:
+            return text.split()
+
+    processor, _ = make([], tokenizer=Each(), buffer_trimming=("sentence", 10))
+    assert processor.words_to_sentences([(0.0, 1.0, " Yes."), (1.0, 2.5, " No.")]) == [
+        (0.0, 1.0, "Yes."),
+        (1.0, 2.5, "No."),
+    ]
+
+
+@pytest.mark.parametrize("step", [1.0, 10.0, 60.0])
+@pytest.mark.parametrize("width", [0.7, 1.0, 1.3])
+def test_where_no_two_passes_agree_every_word_is_still_said_once(step: float, width: float) -> None:
+    class Unsure(ScriptedASR):
+        def ts_words(self, words: list[TimedWord]) -> list[TimedWord]:
+            return [(start, end, text + "ab"[len(self.prompts) % 2]) for start, end, text in words]
+
+    asr = Unsure([(i * width, (i + 1) * width, f" w{i:03d}") for i in range(100)], segment_s=1e9)
+    processor = OnlineASRProcessor(asr)
+    asr.offset = lambda: processor.buffer_time_offset
+    text = ""
+    while processor.buffer_time_offset + len(processor.audio_buffer) / SAMPLE_RATE < 100 * width + 1:
+        processor.insert_audio_chunk(audio(step))
+        text += processor.process_iter()[2]
+        assert len(processor.audio_buffer) < 28 * SAMPLE_RATE
+    text += processor.finish()[2]
+    assert [word[:4] for word in text.split()] == [f"w{i:03d}" for i in range(100)]
+
+
+def test_without_any_words_the_buffer_is_bounded() -> None:
+    processor, _ = make([])
+    for _ in range(90):
+        processor.insert_audio_chunk(audio(1))
+        assert processor.process_iter() == NOTHING
+        assert len(processor.audio_buffer) <= HARD_LIMIT_S * SAMPLE_RATE
+    assert processor.buffer_time_offset + len(processor.audio_buffer) / SAMPLE_RATE == 90.0
+
+
+def test_no_cut_is_beyond_the_audio() -> None:
+    processor, _ = make([])
+    processor.insert_audio_chunk(audio(2))
+    processor.chunk_at(2.4)
+    processor.insert_audio_chunk(audio(1))
+    assert (processor.buffer_time_offset, len(processor.audio_buffer)) == (2.0, SAMPLE_RATE)
+
+
+def state(processor: OnlineASRProcessor) -> tuple[Any, ...]:
+    buffer = processor.transcript_buffer
+    return (
+        processor.buffer_time_offset,
+        processor.audio_buffer.tobytes(),
+        tuple(processor.commited),
+        tuple(buffer.commited_in_buffer),
+        tuple(buffer.buffer),
+        tuple(buffer.new),
+        buffer.last_commited_time,
+    )
+
+
+@pytest.mark.parametrize("broken", ["transcribe", "ts_words", "segments_end_ts"])
+def test_whatever_of_the_recogniser_fails_the_state_stays(
+    broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise EngineError("no", job_id="x")
+
+    processor, asr = make(numbered(30), decode_tail=True)
+    text = stream(processor, 17)
+    processor.insert_audio_chunk(audio(3))
+    before = state(processor)
+    with monkeypatch.context() as patch:
+        patch.setattr(asr, broken, fail)
+        for call in (processor.process_iter, processor.finish):
+            with pytest.raises(EngineError):
+                call()
+            assert state(processor) == before
+        assert isinstance(process_iter_many([processor])[0], EngineError)
+        assert state(processor) == before
+    text += processor.finish()[2]
+    assert text.split() == [f"w{i:03d}" for i in range(20)]
+
+
+def test_a_job_refused_at_once_takes_no_other_stream_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [make([(0.0, 1.0, f" stream{i}")]) for i in range(3)]
+    processors = [processor for processor, _ in made]
+    for processor in processors:
+        processor.insert_audio_chunk(audio(2))
+        processor.process_iter()
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise EngineError("full", job_id="x")
+
+    monkeypatch.setattr(made[0][1], "submit", refuse, raising=False)
+    monkeypatch.setattr(made[1][1], "ts_words", refuse)
+    outputs = process_iter_many(processors)
+    assert [type(output) for output in outputs] == [EngineError, EngineError, tuple]
+    assert outputs[2] == (0.0, 1.0, " stream2")
+
+
+def test_the_stream_may_go_on_after_finish() -> None:
+    processor, _ = make(numbered(8))
+    text = stream(processor, 4) + processor.finish()[2]
+    text += stream(processor, 4) + processor.finish()[2]
+    assert text.split() == [f"w{i:03d}" for i in range(8)]
+
+
+def test_init_starts_afresh_at_an_offset() -> None:
+    processor, asr = make([(100.0, 101.0, " late")])
+    processor.insert_audio_chunk(audio(5))
+    processor.init(offset=100.0)
+    processor.insert_audio_chunk(audio(1))
+    assert processor.process_iter() == NOTHING
+    assert processor.process_iter() == (100.0, 101.0, " late")
+    assert asr.prompts == ["", ""]
+
+
+def test_words_are_joined_by_the_recognisers_separator() -> None:
+    processor, asr = make([(0.0, 1.0, "one"), (1.0, 2.0, "two")])
+    asr.sep = " "
+    processor.insert_audio_chunk(audio(2))
+    processor.process_iter()
+    assert processor.process_iter() == (0.0, 2.0, "one two")

@@ -35,7 +35,7 @@ HARD_LIMIT_S = MAX_WINDOW_AUDIO_S - 1.0
 """A buffer longer than this is cut even if nothing was agreed on; the original grew for ever here."""
 
 KEEP_S = 5.0
-"""What such a cut leaves."""
+"""What such a cut leaves, and at most so much again of a word that lies across it."""
 
 
 class OnlineASRProcessor:
@@ -187,7 +187,11 @@ class OnlineASRProcessor:
         if end_s - self.buffer_time_offset > limit_s:
             self.chunk_completed_segment(ends)
         if end_s - self.buffer_time_offset > HARD_LIMIT_S:
-            self.chunk_at(end_s - KEEP_S)
+            cut_s, pending = end_s - KEEP_S, self.transcript_buffer.complete()
+            if pending and pending[0][0] < cut_s:
+                # A word across the cut is kept whole, or it would be lost; one of many seconds is no word.
+                cut_s = max(pending[0][0], cut_s - KEEP_S)
+            self.chunk_at(cut_s)
 
     def chunk_completed_sentence(self) -> None:
         """Cut the buffer at the end of the last committed sentence but one."""
@@ -211,7 +215,8 @@ class OnlineASRProcessor:
             self.chunk_at(candidates[-1])
 
     def chunk_at(self, time: float) -> None:
-        """Cut the buffer at ``time``, in seconds of the stream."""
+        """Cut the buffer at ``time``, in seconds of the stream; at its end if that is earlier."""
+        time = min(time, self._end_s)
         self.transcript_buffer.pop_commited(time)
         surplus = round(max(0.0, time - self.buffer_time_offset) * SAMPLE_RATE)
         self.audio_buffer = self.audio_buffer[surplus:].copy()
@@ -253,8 +258,10 @@ def process_iter_many(processors: Sequence[OnlineASRProcessor]) -> list[Output |
     futures = [_submit(each, each.prompt()[0]) for each in processors]
     outputs: list[Output | BaseException] = []
     for each, future in zip(processors, futures, strict=True):
-        error = future.exception()
-        outputs.append(error or each.take(future.result()))
+        try:
+            outputs.append(each.take(future.result()))
+        except Exception as error:
+            outputs.append(error)
     return outputs
 
 
@@ -265,10 +272,10 @@ async def aprocess_iter_many(processors: Sequence[OnlineASRProcessor]) -> list[O
 
 def _submit(processor: OnlineASRProcessor, prompt: str) -> Future[Any]:
     asr = processor.asr
-    if hasattr(asr, "submit"):
-        return asr.submit(processor.audio_buffer, init_prompt=prompt)
     answer: Future[Any] = Future()
     try:
+        if hasattr(asr, "submit"):
+            return asr.submit(processor.audio_buffer, init_prompt=prompt)
         answer.set_result(asr.transcribe(processor.audio_buffer, init_prompt=prompt))
     except Exception as error:
         answer.set_exception(error)
