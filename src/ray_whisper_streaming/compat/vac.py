@@ -55,6 +55,7 @@ class VACOnlineASRProcessor:
         self._utterances: deque[_Utterance] = deque()
         self._given: int | None = None  # samples of the first utterance given to `online`, if it was begun
         self._decoded = 0
+        self._outputs: list[Output] = []  # not returned yet: outlive a pass that fails after them
 
     def insert_audio_chunk(self, audio: npt.ArrayLike) -> None:
         """Take the next samples; see `OnlineASRProcessor.insert_audio_chunk`."""
@@ -63,8 +64,12 @@ class VACOnlineASRProcessor:
         self._listen(frames * VOICE_FRAME, 0)
 
     def process_iter(self) -> Output:
-        """Ended utterances to their end, and a pass over the one under way if it is time for one."""
-        outputs: list[Output] = []
+        """Ended utterances to their end, and a pass over the one under way if it is time for one.
+
+        Raises:
+            TranscriptionError: a pass failed; nothing is lost, call again.
+        """
+        outputs = self._outputs
         while self._utterances:
             utterance = self._utterances[0]
             self._feed(utterance)
@@ -80,6 +85,7 @@ class VACOnlineASRProcessor:
             break
         if not self._utterances:
             self._buffer.trim(self._endpointer.silent_until)
+        self._outputs = []
         return self._joined(outputs)
 
     def finish(self) -> Output:
@@ -112,7 +118,8 @@ class VACOnlineASRProcessor:
         if end > self._given:
             self.online.insert_audio_chunk(self._buffer.read(self._given, end))
             self._given = end
-            self._buffer.trim(min(end, self._endpointer.position))
+            # If this utterance turns out to have ended, the next may begin right behind its last voice.
+            self._buffer.trim(min(end, self._endpointer.voiced_until))
 
     def _joined(self, outputs: list[Output]) -> Output:
         found = [output for output in outputs if output[0] is not None]
