@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import wave
 from itertools import pairwise
 from pathlib import Path
@@ -61,12 +62,49 @@ def test_bytes_may_be_cut_anywhere() -> None:
         ("mulaw", 0x00, -32124),
         ("mulaw", 0x80, 32124),
         ("mulaw", 0xFF, 0),
+        ("mulaw", 0x7F, 0),
+        ("mulaw", 0xFE, 8),
+        ("mulaw", 0x0F, -16764),
         ("alaw", 0x2A, -32256),
+        ("alaw", 0xAA, 32256),
         ("alaw", 0xD5, 8),
+        ("alaw", 0x55, -8),
+        ("alaw", 0x80, 5504),
     ],
 )
 def test_telephony_codes(encoding: Any, code: int, linear: int) -> None:
     assert AudioConverter(encoding=encoding).convert(bytes([code]))[0] == linear
+
+
+@pytest.mark.parametrize(("encoding", "wave_format"), [("mulaw", 7), ("alaw", 6)])
+def test_telephony_codes_mean_what_ffmpeg_takes_them_for(encoding: Any, wave_format: int) -> None:
+    codes = bytes(range(256))
+    header = struct.pack(
+        "<4sI4s4sIHHIIHH", b"RIFF", 292, b"WAVE", b"fmt ", 16, wave_format, 1, 16000, 16000, 1, 8
+    )
+    file = io.BytesIO(header + struct.pack("<4sI", b"data", len(codes)) + codes)
+    assert np.array_equal(
+        AudioConverter(encoding=encoding).convert(codes), np.concatenate(list(decode_file(file)))
+    )
+
+
+@pytest.mark.parametrize("encoding", ["s16le", "f32le", "mulaw"])
+def test_stereo_frames_may_be_cut_anywhere_too(encoding: Any) -> None:
+    raw = (
+        np.random.default_rng(1).uniform(-1, 1, 600).astype("<f4").tobytes()
+        if encoding == "f32le"
+        else (np.random.default_rng(1).integers(0, 256, 2400, np.uint8).tobytes())
+    )
+    whole = AudioConverter(channels=2, encoding=encoding).convert(raw)
+    converter = AudioConverter(channels=2, encoding=encoding)
+    pieces = [converter.convert(raw[start : start + 7]) for start in range(0, len(raw), 7)]
+    assert len(whole) == {"s16le": 600, "f32le": 300, "mulaw": 1200}[encoding]
+    assert np.array_equal(np.concatenate(pieces), whole)
+
+
+def test_nan_among_bytes_is_refused() -> None:
+    with pytest.raises(AudioError):
+        AudioConverter(encoding="f32le").convert(np.array([0.0, np.nan], "<f4").tobytes())
 
 
 @pytest.mark.parametrize(
@@ -91,6 +129,9 @@ def test_what_is_no_audio_is_refused_and_harms_nothing(bad: Any) -> None:
 def test_empty_and_huge_chunks() -> None:
     assert len(AudioConverter().convert(np.zeros(0, np.float32))) == 0
     assert len(AudioConverter().convert(np.zeros(16_000 * 600, np.int16))) == 16_000 * 600
+    converter = AudioConverter(8_000)
+    got = len(converter.convert(np.zeros(8_000 * 600, np.int16))) + len(converter.flush())
+    assert abs(got - 16_000 * 600) <= 2
 
 
 @pytest.mark.parametrize("settings", [{"sample_rate": 0}, {"channels": 0}, {"channels": 2, "channel": 2}])
