@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import subprocess
 import sys
@@ -14,13 +15,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ray_whisper_streaming.errors import ConfigurationError, NotReady
+from ray_whisper_streaming.errors import AudioError, ConfigurationError, NotReady
 from whisper_online import (
     FasterWhisperASR,
     FasterWhisperWorkerCluster,
     OnlineASRProcessor,
     RayFasterWhisperASR,
     VACOnlineASRProcessor,
+    add_shared_args,
+    asr_factory,
     load_audio,
     load_audio_chunk,
     process_iter_many,
@@ -87,11 +90,57 @@ def test_the_simulation_writes_the_original_lines() -> None:
     assert float(lines[0].split()[0]) % 2000 == 0
 
 
+def test_offline_is_one_line_for_the_whole_file() -> None:
+    done = simulate(SOUP, "--offline")
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    assert line.startswith("18")
+    assert "chop two onions" in line
+    assert "spoonful of cream" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        (["--buffer_trimming", "sentence", "--buffer_trimming_sec", "8"], OnlineASRProcessor),
+        (["--vac", "--vac-chunk-size", "0.5"], VACOnlineASRProcessor),
+    ],
+)
+def test_arguments_make_a_recogniser_and_its_processor(options: list[str], kind: type) -> None:
+    parser = argparse.ArgumentParser()
+    add_shared_args(parser)
+    args = parser.parse_args(["--model", "tiny.en", "--lan", "en", *options])
+    asr, online = asr_factory(args)
+    try:
+        assert type(online) is kind
+        assert "chop two onions" in play(online, load_audio_chunk(SOUP, 0.0, 6.0), 2.0)
+    finally:
+        asr.close()
+
+
+def test_arguments_that_can_not_be_served_are_refused() -> None:
+    parser = argparse.ArgumentParser()
+    add_shared_args(parser)
+    for options in (["--backend", "openai-api"], ["--buffer_trimming", "sentence"]):
+        with pytest.raises(ConfigurationError):
+            asr_factory(parser.parse_args(["--model", "tiny.en", *options]))
+
+
+def test_a_chunk_of_a_file_is_that_part_of_it(tmp_path: Path) -> None:
+    part = load_audio_chunk(SOUP, 1.0, 2.5)
+    assert np.array_equal(part, load_audio(SOUP)[16_000:40_000])
+    part[:] = 0.0
+    assert load_audio_chunk(SOUP, 1.0, 2.5).any()
+    with pytest.raises(AudioError):
+        load_audio_chunk(str(tmp_path / "missing.wav"), 0.0, 1.0)
+
+
 def test_a_file_without_audio_is_one_clear_line() -> None:
     done = simulate(str(SAMPLES / "README.md"))
     assert done.returncode == 1
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
     assert "README.md" in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 def test_wrong_languages_and_models_are_refused() -> None:
@@ -117,11 +166,9 @@ def test_a_cluster_serves_the_driver_and_actors(ray_cluster: Any) -> None:
         for processor in processors:
             processor.insert_audio_chunk(audio)
         process_iter_many(processors)
-        outputs = process_iter_many(processors)
-        assert all(
-            "chop two onions" in output[2] for output in outputs if not isinstance(output, BaseException)
-        )
+        outputs: list[Any] = process_iter_many(processors)
         assert len(outputs) == 3
+        assert all("chop two onions" in output[2] for output in outputs), outputs
 
         @ray.remote(num_cpus=0)
         class Caller:

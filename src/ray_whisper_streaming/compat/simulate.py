@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, TextIO
 
 import numpy as np
@@ -31,8 +33,15 @@ def load_audio(fname: str) -> Float32:
 
 
 def load_audio_chunk(fname: str, beg: float, end: float) -> Float32:
-    """The part of a file from ``beg`` to ``end`` seconds. Raises `AudioError`."""
-    return load_audio(fname)[int(beg * SAMPLE_RATE) : int(end * SAMPLE_RATE)]
+    """The part of a file from ``beg`` to ``end`` seconds. The file used last is held. Raises `AudioError`."""
+    changed = os.path.getmtime(fname) if os.path.exists(fname) else 0.0
+    return _whole(fname, changed)[int(beg * SAMPLE_RATE) : int(end * SAMPLE_RATE)].copy()
+
+
+@lru_cache(maxsize=1)
+def _whole(fname: str, changed: float) -> Float32:
+    """A program that asks chunk by chunk must not decode the file for each of them."""
+    return load_audio(fname)
 
 
 def format_line(output: Output, emission_s: float) -> str | None:
