@@ -1,6 +1,8 @@
 """A program for whisper_online: several recordings at once, at the pace they were spoken, through one Ray cluster.
 
 python examples/seed.py [FOLDER] [--model tiny.en] [--lan en] [--seconds 20]
+
+All recordings of the folder at once; by default those that come with the package. Prints "name: text" as they come.
 """
 
 import argparse
@@ -20,6 +22,11 @@ STEP_S = 0.25
 RATE = OnlineASRProcessor.SAMPLING_RATE
 
 
+def show(path: Path, text: str) -> None:
+    if text:
+        print(f"{path.stem}: {text.strip()}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
@@ -27,11 +34,11 @@ def main() -> None:
     )
     parser.add_argument("--model", default="tiny.en", help="the original's default is large-v2")
     parser.add_argument("--lan", default="en", help="the original's default is zh")
-    parser.add_argument("--streams", type=int, default=3, help="recordings at once")
     parser.add_argument("--seconds", type=float, default=None, help="play so much of each only")
     args = parser.parse_args()
-    paths = [path for path in sorted(Path(args.folder).iterdir()) if path.suffix in (".flac", ".wav", ".mp3")]
-    paths = paths[: args.streams]
+    paths = [path for path in sorted(Path(args.folder).glob("*")) if path.suffix in (".flac", ".wav", ".mp3")]
+    if not paths:
+        parser.error(f"no recordings (.flac, .wav, .mp3) in {args.folder}")
     streams = [load_audio(str(path)) for path in paths]
     if args.seconds is not None:
         streams = [audio[: int(args.seconds * RATE)] for audio in streams]
@@ -59,12 +66,11 @@ def main() -> None:
         for (path, _), output in zip(live, process_iter_many([each for _, each in live]), strict=True):
             if isinstance(output, BaseException):
                 print(f"{path.stem}: {output}; tried again", flush=True)
-            elif output[0] is not None:
-                print(f"{path.stem} {output[0]:.1f}-{output[1]:.1f}:{output[2]}", flush=True)
+            else:
+                show(path, output[2])
     for path, processor in zip(paths, processors, strict=True):
-        start, end, text = processor.finish()
-        if start is not None:
-            print(f"{path.stem} {start:.1f}-{end:.1f}:{text}", flush=True)
+        _start, _end, text = processor.finish()
+        show(path, text)
     cluster.close()
 
 

@@ -33,6 +33,23 @@ def test_async_streams() -> None:
 @pytest.mark.model
 @pytest.mark.ray
 def test_seed_program() -> None:
-    lines = run("seed.py", "--seconds", "9")
-    assert "city_tour" in lines
-    assert "Old Town" in lines or "old town" in lines
+    said: dict[str, str] = {}
+    for line in run("seed.py", "--seconds", "6").splitlines():
+        name, _, text = line.partition(": ")
+        said[name] = f"{said.get(name, '')} {text}".lower()
+    assert sorted(said) == ["city_tour", "soup_recipe", "support_call", "weather_report"]
+    for name, phrase in {
+        "city_tour": "old town",
+        "soup_recipe": "two onions",
+        "support_call": "customer support",
+        "weather_report": "good morning",
+    }.items():
+        assert phrase in said[name]
+
+
+@pytest.mark.model
+def test_seed_program_without_recordings_says_so(tmp_path: Path) -> None:
+    command = [sys.executable, str(EXAMPLES / "seed.py"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert "no recordings" in done.stderr
