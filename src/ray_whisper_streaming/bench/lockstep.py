@@ -1,0 +1,138 @@
+"""Streams played in fixed steps, as fast as the machine can: what the policy does, apart from what the machine costs.
+
+Every stream gets the same amount of audio, then all their jobs are decoded, then the next step comes; a word is
+committed at the audio position of its step ("computation-unaware" in the literature). Longer steps stand for a busy
+pool, whose passes are further apart. Unlike a live run this one gives the same figures every time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ray_whisper_streaming.bench.material import Clip
+from ray_whisper_streaming.bench.scoring import Shown, StreamLog
+from ray_whisper_streaming.core.events import Committed, Partial, StreamFailed
+from ray_whisper_streaming.core.jobs import SAMPLE_RATE, Failure, Job
+from ray_whisper_streaming.core.options import StreamOptions
+from ray_whisper_streaming.core.stream import Stream
+from ray_whisper_streaming.engines.base import Engine
+from ray_whisper_streaming.engines.vad import SileroVad, VadState
+
+__all__ = ["Work", "run_lockstep"]
+
+
+@dataclass(slots=True)
+class Work:
+    """What the streams cost.
+
+    Attributes:
+        jobs: windows decoded.
+        audio_s: audio in them, seconds; the same second counts in each.
+        window_s: length they were padded to, seconds.
+    """
+
+    jobs: int = 0
+    audio_s: float = 0.0
+    window_s: float = 0.0
+
+    def add(self, jobs: Sequence[Job]) -> None:
+        """Count these jobs."""
+        self.jobs += len(jobs)
+        self.audio_s += sum(job.audio_s for job in jobs)
+        self.window_s += sum(job.window_s for job in jobs)
+
+
+def run_lockstep(
+    engine: Engine,
+    clips: Sequence[Clip],
+    options: StreamOptions,
+    *,
+    step_s: float,
+    max_batch_size: int = 8,
+    progress: Callable[[float], None] | None = None,
+) -> tuple[list[StreamLog], Work]:
+    """Play all clips at once, each into a stream of its own.
+
+    Args:
+        engine: warmed up.
+        clips: one for each stream.
+        options: of all streams.
+        step_s: audio between two passes, seconds.
+        max_batch_size: jobs given to the engine at once.
+        progress: told the seconds played after each step.
+
+    Returns:
+        One log a stream, in order, and what they cost.
+    """
+    vad = SileroVad()
+    players = [
+        _Player(clip, Stream(clip.name, options), f"{index}/{clip.name}") for index, clip in enumerate(clips)
+    ]
+    work = Work()
+    step = round(step_s * SAMPLE_RATE)
+    position = 0
+    while not all(player.over for player in players):
+        position += step
+        for player in players:
+            player.hear(position, vad)
+        # A step may need several rounds: a final job, then the first of the next utterance.
+        while jobs := [(player, job) for player in players if (job := player.next_job()) is not None]:
+            for first in range(0, len(jobs), max_batch_size):
+                piece = jobs[first : first + max_batch_size]
+                work.add([job for _, job in piece])
+                for (player, _), outcome in zip(
+                    piece, engine.transcribe([job for _, job in piece]), strict=True
+                ):
+                    if isinstance(outcome, Failure):
+                        player.stream.fail(outcome.error)
+                    else:
+                        player.stream.receive_result(outcome)
+        for player in players:
+            player.write_down(position / SAMPLE_RATE)
+        if progress is not None:
+            progress(position / SAMPLE_RATE)
+    return [player.log for player in players], work
+
+
+class _Player:
+    """A clip, the stream it is played into, and the stream's log."""
+
+    def __init__(self, clip: Clip, stream: Stream, name: str) -> None:
+        self.stream = stream
+        self.log = StreamLog()
+        self._audio = clip.audio
+        self._name = name
+        self._given = 0
+        self._voice = VadState()
+
+    @property
+    def over(self) -> bool:
+        return self.log.ended_at_s is not None
+
+    def hear(self, position: int, vad: SileroVad) -> None:
+        """Play the clip up to ``position``."""
+        if self.over:
+            return
+        if self._given < len(self._audio):
+            self.stream.receive_audio(self._audio[self._given : position])
+            self._given = min(position, len(self._audio))
+            if self._given == len(self._audio):
+                self.stream.receive_eof()
+        while (samples := self.stream.voice_input()) is not None:
+            self.stream.receive_voice(vad.score([self._voice], [samples])[0])
+
+    def next_job(self) -> Job | None:
+        return None if self.over else self.stream.next_job(now=0.0)
+
+    def write_down(self, at_s: float) -> None:
+        """Log what happened in a step; nothing is known before the clip's own end."""
+        at_s = min(at_s, len(self._audio) / SAMPLE_RATE)
+        for event in self.stream.events():
+            if isinstance(event, (Committed, Partial)):
+                committed = isinstance(event, Committed)
+                self.log.shown.append(Shown(at_s, committed=committed, words=event.words))
+            elif isinstance(event, StreamFailed):
+                self.log.failure = type(event.error).__name__
+        if self.stream.over:
+            self.log.ended_at_s = at_s
