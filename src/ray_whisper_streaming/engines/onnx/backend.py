@@ -83,8 +83,7 @@ class OnnxBackend:
             encoded.cross,
         )
         codes = self._vocabulary.language_tokens
-        logits = output.logits[:, list(codes.values())].astype(np.float64)
-        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+        shares = output.chances[:, list(codes.values())].astype(np.float64)
         shares /= shares.sum(axis=1, keepdims=True)
         return [dict(zip(codes, map(float, row), strict=True)) for row in shares]
 
@@ -115,7 +114,7 @@ class OnnxBackend:
         )
         no_speech = self._vocabulary.no_speech
         return [
-            Generated(list(one.tokens), _share(one.start_logits, no_speech)) for one in encoded.transcripts
+            Generated(list(one.tokens), float(one.start_chances[no_speech])) for one in encoded.transcripts
         ]
 
     def align(
@@ -136,11 +135,6 @@ class OnnxBackend:
     def close(self) -> None:
         """End the encoder's threads."""
         self._encoder.close()
-
-
-def _share(logits: Float32, token: int) -> float:
-    """Softmax of one token."""
-    return float(1 / np.exp(logits.astype(np.float64) - logits[token]).sum())
 
 
 def _aligned(transcript: Transcript, start_tokens: int, text: Sequence[int], frames: int) -> Alignment:

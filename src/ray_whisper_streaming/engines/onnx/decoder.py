@@ -11,17 +11,17 @@ __all__ = ["decoder_graph"]
 
 
 def decoder_graph(weights: WhisperWeights, *, quantise: bool) -> bytes:
-    """Embedded tokens in; logits, attention and the longer cache out.
+    """Embedded tokens in; what may come next, attention and the longer cache out.
 
     Inputs, for tokens behind ``past`` others:
         hidden: embeddings of tokens and their positions, shape (batch, tokens, width).
         mask: added to the self-attention's scores, shape (batch, 1, tokens, past + tokens).
-        wanted: which rows of (batch * tokens) are to have logits, shape (wanted,).
+        wanted: behind which of all (batch * tokens) the next token is asked for, shape (wanted,).
         past_key_0, past_value_0, ...: shape (batch, heads, past, size).
         key_0, value_0, ...: of the encoder's graph.
 
     Outputs:
-        logits: shape (wanted, vocabulary).
+        chances: probability of each token to come next, shape (wanted, vocabulary).
         attention: of the alignment heads over the encoder's positions, shape (batch, alignment heads, tokens,
             positions).
         present_key_0, present_value_0, ...: shape (batch, heads, past + tokens, size).
@@ -103,12 +103,13 @@ def decoder_graph(weights: WhisperWeights, *, quantise: bool) -> bytes:
         following = f"decoder/layer_{layer + 1}/self_attention" if layer + 1 < layers else "decoder"
         hidden, normed = graph.add_and_norm(
             hidden,
-            graph.linear(inner, tensors[f"{feed}/linear_1/weight"]),
+            graph.linear(inner, tensors[f"{feed}/linear_1/weight"], rows="gelu"),
             tensors[f"{feed}/linear_1/bias"],
             tensors[f"{following}/layer_norm/gamma"],
             tensors[f"{following}/layer_norm/beta"],
         )
     graph.output(graph.add("Concat", *attentions, axis=1), "attention")
     rows = graph.add("Gather", graph.reshape(normed, -1, width), wanted, axis=0)
-    graph.output(graph.linear(rows, tensors["decoder/projection/weight"]), "logits")
+    logits = graph.linear(rows, tensors["decoder/projection/weight"])
+    graph.output(graph.add("Softmax", logits, axis=-1), "chances")
     return graph.serialised("decoder")

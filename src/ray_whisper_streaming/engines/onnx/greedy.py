@@ -46,7 +46,7 @@ class Transcript:
     Attributes:
         tokens: of the answer, prefix included, without the end of text.
         probabilities: of each; 1.0 for those of the prefix.
-        start_logits: at the start of transcript, shape (vocabulary,).
+        start_chances: of each token to follow the start of transcript, shape (vocabulary,).
         attention: of the alignment heads from the start of transcript on, one piece after the other, each of shape
             (alignment heads, tokens, positions).
         finished: whether the model ended it.
@@ -54,7 +54,7 @@ class Transcript:
 
     tokens: list[int]
     probabilities: list[float]
-    start_logits: Float32
+    start_chances: Float32
     attention: list[Float32]
     finished: bool = False
 
@@ -103,20 +103,19 @@ def decode_greedily(
         Transcript(
             tokens=list(request.prefix[: request.max_tokens]),
             probabilities=[1.0] * min(len(request.prefix), request.max_tokens),
-            start_logits=output.logits[row],
+            start_chances=output.chances[row],
             attention=[output.attention[row, :, padding[row] + request.start :]],
         )
         for row, request in enumerate(requests)
     ]
-    logits = output.logits[len(texts) :]
-    logits[:, blanks] = -np.inf
+    chances = output.chances[len(texts) :]
+    chances[:, blanks] = 0
     live = np.arange(len(texts))
     positions = lengths
     while True:
-        logits[:, suppressed] = -np.inf
-        logits[:, end_of_text + 1 :] = -np.inf
-        chosen = logits.argmax(axis=1)
-        chances = _chances(logits, chosen)
+        chances[:, suppressed] = 0
+        chances[:, end_of_text + 1 :] = 0
+        chosen = chances.argmax(axis=1)
         staying: list[int] = []
         for place, row in enumerate(live):
             one, request = found[row], requests[row]
@@ -126,7 +125,7 @@ def decode_greedily(
                 one.finished = True
                 continue
             one.tokens.append(int(chosen[place]))
-            one.probabilities.append(float(chances[place]))
+            one.probabilities.append(float(chances[place, chosen[place]]))
             if len(one.tokens) < request.max_tokens and not is_looping(one.tokens):
                 staying.append(place)
         if not staying:
@@ -146,15 +145,9 @@ def decode_greedily(
             cross,
         )
         positions = positions + 1
-        logits = output.logits
+        chances = output.chances
         for place, row in enumerate(live):
             found[row].attention.append(output.attention[place])
-
-
-def _chances(logits: Float32, chosen: npt.NDArray[np.intp]) -> Float32:
-    """Probability of one token of each row."""
-    best = np.take_along_axis(logits, chosen[:, None], axis=1)
-    return 1 / np.exp(logits - best).sum(axis=1)
 
 
 def _closed_up(cross: CrossCache, staying: Sequence[int]) -> CrossCache:

@@ -109,12 +109,12 @@ class DecoderOutput:
     """What one pass of the decoder gives.
 
     Attributes:
-        logits: shape (wanted, vocabulary).
+        chances: of each token to come next, shape (wanted, vocabulary).
         attention: of the alignment heads, shape (batch, alignment heads, tokens, positions).
         cache: keys and values of all tokens so far, shape (batch, heads, tokens, size) each.
     """
 
-    logits: Float32
+    chances: Float32
     attention: Float32
     cache: list[Float32]
 
@@ -131,7 +131,7 @@ class Decoder:
         heads = weights.decoder_heads
         self._empty = (heads, 0, weights.width // heads)
         self._outputs = [
-            "logits",
+            "chances",
             "attention",
             *(f"present_{kind}_{layer}" for layer in self._layers for kind in ("key", "value")),
         ]
@@ -155,7 +155,7 @@ class Decoder:
             tokens: shape (batch, tokens).
             positions: of each token in its own text, shape (batch, tokens).
             mask: added to the scores of the self-attention, shape (batch, 1, tokens, past + tokens).
-            wanted: which of all (batch * tokens) have logits.
+            wanted: behind which of all (batch * tokens) the next token is asked for.
             past: the cache of the pass before.
             cross: of the same windows.
         """
@@ -167,8 +167,8 @@ class Decoder:
         for layer in self._layers:
             feed[f"past_key_{layer}"], feed[f"past_value_{layer}"] = past[2 * layer : 2 * layer + 2]
             feed[f"key_{layer}"], feed[f"value_{layer}"] = cross.keys[layer], cross.values[layer]
-        logits, attention, *cache = self._session.run(self._outputs, feed)
-        return DecoderOutput(logits, attention, cache)
+        chances, attention, *cache = self._session.run(self._outputs, feed)
+        return DecoderOutput(chances, attention, cache)
 
 
 def _session(graph: bytes, threads: int) -> _Session:
