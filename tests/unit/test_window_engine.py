@@ -55,6 +55,7 @@ class StrictBackend:
     length. What is said depends on the row alone.
     """
 
+    ragged_prompts: bool = False
     multilingual: bool = True
     mel_bands: int = 80
     say: Callable[[float, int], str] = lambda value, frames: f" row {value:.0f}"
@@ -86,7 +87,7 @@ class StrictBackend:
         answers = []
         for (value, frames), prefix in zip(encoded, prefixes, strict=True):
             said = [*prefix, *(ord(char) for char in self.say(value, frames))]
-            answers.append(Generated(said[:max_tokens], 0.25))
+            answers.append(Generated(said[: max(max_tokens)], 0.25))
         return answers
 
     def align(self, encoded, start_sequence, texts, frames):

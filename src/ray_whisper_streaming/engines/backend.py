@@ -33,6 +33,13 @@ class Backend(Protocol[Encoded]):
     """A Whisper model in some runtime. ``Encoded`` is its encoder output for a batch."""
 
     @property
+    def ragged_prompts(self) -> bool:
+        """Whether the prompts of one call of `generate` may differ in length, and the start sequences of one call of
+        `align` in everything but length.
+        """
+        ...
+
+    @property
     def multilingual(self) -> bool:
         """Whether it knows languages other than English, and translation."""
         ...
@@ -62,12 +69,14 @@ class Backend(Protocol[Encoded]):
         prompts: Sequence[Sequence[int]],
         prefixes: Sequence[Sequence[int]],
         *,
-        max_tokens: int,
+        max_tokens: Sequence[int],
         beam_size: int,
         suppress_blank: bool,
     ) -> list[Generated]:
-        """Decode each row behind its prompt (of equal length) and prefix (of any); at most ``max_tokens``,
-        prefix included.
+        """Decode each row behind its prompt (of equal length, if not `ragged_prompts`) and prefix (of any).
+
+        ``max_tokens``: what each row may have, prefix included. More is allowed where a runtime knows one limit for
+        all.
         """
         ...
 

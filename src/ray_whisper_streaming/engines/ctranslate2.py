@@ -9,23 +9,21 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import re
 import time
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import ctranslate2
 import numpy as np
-import tokenizers
-from faster_whisper.tokenizer import Tokenizer
 
 from ray_whisper_streaming.core.jobs import Task
 from ray_whisper_streaming.engines.backend import Generated
 from ray_whisper_streaming.engines.mel import Float32
 from ray_whisper_streaming.engines.models import resolve_model
-from ray_whisper_streaming.engines.tokens import TextTokenizer, suppressed_tokens
+from ray_whisper_streaming.engines.tokenizers import VOCABULARY, Vocabulary
+from ray_whisper_streaming.engines.tokens import TextTokenizer
 from ray_whisper_streaming.engines.window_engine import LoadedModel, WindowEngine
 from ray_whisper_streaming.engines.words import Alignment
 from ray_whisper_streaming.errors import ConfigurationError, ModelNotFound
@@ -33,9 +31,6 @@ from ray_whisper_streaming.errors import ConfigurationError, ModelNotFound
 __all__ = ["CTranslate2Engine"]
 
 NAME = "ctranslate2"
-
-VOCABULARY = "tokenizer.json"
-"""The tokenizer, beside the weights. (faster-whisper would fetch one from the hub instead.)"""
 
 MAX_BATCH_SIZE = {"cpu": 8, "cuda": 32}
 """Larger batches bring nothing: two CPU cores are saturated by four windows; on one H100 (base) 32 windows
@@ -46,19 +41,6 @@ COMPUTE_TYPE = {"cpu": "int8", "cuda": "float16"}
 
 SECONDS_PER_POSITION = 0.02
 """Audio under one position of the encoder's output: two mel frames."""
-
-SPECIAL_TOKENS = (
-    "<|transcribe|>",
-    "<|translate|>",
-    "<|startoftranscript|>",
-    "<|startofprev|>",
-    "<|startoflm|>",
-    "<|nospeech|>",
-    "<|nocaptions|>",
-)
-"""Never part of an answer. (The last two are names of one token in different models.)"""
-
-_LANGUAGE_TOKEN = re.compile(r"<\|([a-z]{2,3})\|>")
 
 # The package's extension module has no types.
 _ct2: Any = ctranslate2
@@ -112,14 +94,14 @@ class CTranslate2Engine(WindowEngine[_Storage]):
                 compute_type=COMPUTE_TYPE[device] if self._compute_type == "auto" else self._compute_type,
                 intra_threads=self._cpu_threads or os.cpu_count() or 1,
             )
-            vocabulary = tokenizers.Tokenizer.from_file(str(folder / VOCABULARY))
+            vocabulary = Vocabulary(folder, multilingual=whisper.is_multilingual)
         except (RuntimeError, ValueError, OSError) as error:
             raise ModelNotFound("model", self._model, f"one CTranslate2 can load ({error})") from error
         backend = _Backend(whisper, vocabulary)
         return LoadedModel(
             backend=backend,
             device=device,
-            languages=backend.languages,
+            languages=frozenset(vocabulary.language_tokens),
             max_batch_size=self._max_batch_size or MAX_BATCH_SIZE[device],
         )
 
@@ -127,16 +109,13 @@ class CTranslate2Engine(WindowEngine[_Storage]):
 class _Backend:
     """`window_decoder.Backend` over CTranslate2."""
 
-    def __init__(self, whisper: Any, vocabulary: tokenizers.Tokenizer) -> None:
+    ragged_prompts = False
+
+    def __init__(self, whisper: Any, vocabulary: Vocabulary) -> None:
         self._whisper = whisper
         self._vocabulary = vocabulary
-        self._tokenizers: dict[tuple[str, Task], TextTokenizer] = {}
-        names: dict[str, int] = vocabulary.get_vocab(with_added_tokens=True)
         self.multilingual: bool = whisper.is_multilingual
         self.mel_bands: int = whisper.n_mels
-        self.languages = frozenset(match[1] for match in map(_LANGUAGE_TOKEN.fullmatch, names) if match)
-        special = [names[name] for name in SPECIAL_TOKENS if name in names]
-        self._suppressed = suppressed_tokens(self.tokenizer("en", "transcribe"), special)
 
     def encode(self, mel: Float32) -> _Storage:
         return self._whisper.encode(_ct2.StorageView.from_array(mel))
@@ -161,13 +140,14 @@ class _Backend:
         prompts: Sequence[Sequence[int]],
         prefixes: Sequence[Sequence[int]],
         *,
-        max_tokens: int,
+        max_tokens: Sequence[int],
         beam_size: int,
         suppress_blank: bool,
     ) -> list[Generated]:
         # CTranslate2 stops at min(max_length / 2, max_length - tokens before the last of the prompt): this
-        # makes both at least max_tokens.
-        max_length = max(2 * max_tokens, len(prompts[0]) + max_tokens)
+        # makes both at least the most that a row may have.
+        most = max(max_tokens)
+        max_length = max(2 * most, len(prompts[0]) + most)
         answers = self._whisper.generate(
             encoded,
             [[*prompt, *prefix] for prompt, prefix in zip(prompts, prefixes, strict=True)],
@@ -175,7 +155,7 @@ class _Backend:
             max_length=max_length,
             return_no_speech_prob=True,
             suppress_blank=suppress_blank,
-            suppress_tokens=self._suppressed,
+            suppress_tokens=self._vocabulary.suppressed,
         )
         return [Generated(list(answer.sequences_ids[0]), answer.no_speech_prob) for answer in answers]
 
@@ -192,10 +172,7 @@ class _Backend:
         return [_alignment(answer) for answer in answers]
 
     def tokenizer(self, language: str, task: Task) -> TextTokenizer:
-        if (language, task) not in self._tokenizers:
-            made = Tokenizer(self._vocabulary, self.multilingual, task=task, language=language)
-            self._tokenizers[language, task] = cast(TextTokenizer, made)
-        return self._tokenizers[language, task]
+        return self._vocabulary.tokenizer(language, task)
 
 
 def _preload_cublas() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 
-__all__ = ["MAX_COMPRESSION_RATIO", "compression_ratio", "cut_loops"]
+__all__ = ["MAX_COMPRESSION_RATIO", "compression_ratio", "cut_loops", "is_looping"]
 
 MAX_LOOP_TOKENS = 32
 """Longest repeated piece looked for: a long sentence."""
@@ -27,6 +27,9 @@ of two for pieces of three tokens cut real speech in a trial.)"""
 
 KEPT_COPIES = 1
 """Copies kept of what was found to be a loop: it was probably said once."""
+
+LOOP_PATIENCE = 2
+"""Copies more than allowed until a decoder need not go on: real repeats that are rare have ended by then."""
 
 MAX_COMPRESSION_RATIO = 2.4
 """Text that zlib shrinks more than this repeats itself (the threshold of OpenAI's reference decoder)."""
@@ -70,6 +73,20 @@ def _loop_at(tokens: Sequence[int], start: int) -> tuple[int, int]:
         if copies > allowed:
             return length, copies
     return 0, 0
+
+
+def is_looping(tokens: Sequence[int]) -> bool:
+    """Whether the tokens end in a loop so long that nothing else is to be expected. Made to be asked at every token."""
+    for length in range(1, min(MAX_LOOP_TOKENS, len(tokens) // 2) + 1):
+        if tokens[-1] != tokens[-1 - length]:
+            continue
+        allowed = SHORT_REPEATS if length <= SHORT_LOOP_TOKENS else LONG_REPEATS
+        span = length * (allowed + LOOP_PATIENCE)
+        if len(tokens) >= span and all(
+            tokens[-1 - back] == tokens[-1 - back - length] for back in range(span - length)
+        ):
+            return True
+    return False
 
 
 def compression_ratio(text: str) -> float:

@@ -162,10 +162,11 @@ class WindowDecoder(Generic[Encoded]):
             context_tokens(tokenizer, window.hotwords, window.context)
             for tokenizer, window in zip(tokenizers, windows, strict=True)
         ]
-        # The start of transcript must stand at the same position in every prompt of a call.
+        # Most runtimes need the start of transcript at the same position in every prompt of a call.
+        ragged = self._backend.ragged_prompts
         by_length: defaultdict[int, list[int]] = defaultdict(list)
         for row, context in enumerate(contexts):
-            by_length[len(context)].append(row)
+            by_length[0 if ragged else len(context)].append(row)
         found: dict[int, _Hypothesis[Encoded]] = {}
         for rows in by_length.values():
             prefixes = [prefix_tokens(tokenizers[row], windows[row].prefix) for row in rows]
@@ -177,7 +178,7 @@ class WindowDecoder(Generic[Encoded]):
                     for row in rows
                 ],
                 prefixes,
-                max_tokens=max(caps),
+                max_tokens=caps,
                 beam_size=beam_size,
                 suppress_blank=suppress_blank,
             )
@@ -217,13 +218,16 @@ class WindowDecoder(Generic[Encoded]):
         return languages
 
     def _align(self, found: Sequence[_Hypothesis[Encoded]]) -> list[Decoded]:
-        # One call takes one encoder output and one language and task.
+        # One call takes one encoder output, and most runtimes one language and task.
+        ragged = self._backend.ragged_prompts
         groups: defaultdict[tuple[int, tuple[int, ...]], list[int]] = defaultdict(list)
         for index, hypothesis in enumerate(found):
             if hypothesis.tokens:
-                groups[id(hypothesis.encoded), tuple(hypothesis.tokenizer.sot_sequence)].append(index)
+                start = () if ragged else tuple(hypothesis.tokenizer.sot_sequence)
+                groups[id(hypothesis.encoded), start].append(index)
         alignments: dict[int, Alignment] = {}
-        for (_, start), indices in groups.items():
+        for indices in groups.values():
+            start = found[indices[0]].tokenizer.sot_sequence
             members = [found[index] for index in indices]
             aligned = self._backend.align(
                 self._backend.take(members[0].encoded, [member.row for member in members]),

@@ -1,0 +1,163 @@
+"""`engines.backend.Backend` over ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ray_whisper_streaming.core.jobs import Task
+from ray_whisper_streaming.engines.backend import Generated
+from ray_whisper_streaming.engines.mel import Float32
+from ray_whisper_streaming.engines.onnx.alignment import token_positions
+from ray_whisper_streaming.engines.onnx.greedy import Request, Transcript, decode_greedily
+from ray_whisper_streaming.engines.onnx.sessions import CrossCache, Decoder, Encoder
+from ray_whisper_streaming.engines.tokenizers import Vocabulary
+from ray_whisper_streaming.engines.tokens import TextTokenizer
+from ray_whisper_streaming.engines.weights import WhisperWeights
+from ray_whisper_streaming.engines.words import Alignment
+
+__all__ = ["EncodedWindows", "OnnxBackend"]
+
+SECONDS_PER_POSITION = 0.02
+"""Audio under one position of the encoder's output: two mel frames."""
+
+FRAMES_PER_POSITION = 2
+
+
+@dataclass(slots=True)
+class EncodedWindows:
+    """Encoded windows of a batch, and what was decoded of them.
+
+    Attributes:
+        cross: what the decoder attends to. `OnnxBackend.generate` uses it up.
+        transcripts: one per window, once `OnnxBackend.generate` was called.
+    """
+
+    cross: CrossCache
+    transcripts: list[Transcript] = field(default_factory=list)
+
+
+class OnnxBackend:
+    """A Whisper model in ONNX Runtime: greedy decoding, with the alignment made on the way.
+
+    Args:
+        weights: of the model.
+        vocabulary: of the model.
+        threads: of one call.
+        quantise: compute in 8 bits.
+    """
+
+    ragged_prompts = True
+
+    def __init__(
+        self, weights: WhisperWeights, vocabulary: Vocabulary, *, threads: int, quantise: bool
+    ) -> None:
+        self.multilingual = weights.multilingual
+        self.mel_bands = weights.mel_bands
+        self._vocabulary = vocabulary
+        self._encoder = Encoder(weights, threads=threads, quantise=quantise)
+        self._decoder = Decoder(weights, threads=threads, quantise=quantise)
+        self._suppressed = np.array(vocabulary.suppressed)
+        self._blanks = np.array(weights.blank_ids, np.intp)
+
+    def encode(self, mel: Float32) -> EncodedWindows:
+        return EncodedWindows(self._encoder.run(mel))
+
+    def take(self, encoded: EncodedWindows, rows: Sequence[int]) -> EncodedWindows:
+        if list(rows) == list(range(encoded.cross.rows)):
+            return encoded
+        transcripts = [encoded.transcripts[row] for row in rows] if encoded.transcripts else []
+        return EncodedWindows(encoded.cross.take(rows), transcripts)
+
+    def detect_languages(self, encoded: EncodedWindows) -> list[dict[str, float]]:
+        rows = encoded.cross.rows
+        [start, *_] = self.tokenizer("en", "transcribe").sot_sequence
+        output = self._decoder.run(
+            np.full((rows, 1), start),
+            np.zeros((rows, 1), np.int64),
+            np.zeros((rows, 1, 1, 1), np.float32),
+            np.arange(rows),
+            self._decoder.empty_cache(rows),
+            encoded.cross,
+        )
+        codes = self._vocabulary.language_tokens
+        shares = output.chances[:, list(codes.values())].astype(np.float64)
+        shares /= shares.sum(axis=1, keepdims=True)
+        return [dict(zip(codes, map(float, row), strict=True)) for row in shares]
+
+    def generate(
+        self,
+        encoded: EncodedWindows,
+        prompts: Sequence[Sequence[int]],
+        prefixes: Sequence[Sequence[int]],
+        *,
+        max_tokens: Sequence[int],
+        beam_size: int,
+        suppress_blank: bool,
+    ) -> list[Generated]:
+        if beam_size > 1:
+            raise ValueError("this engine decodes greedily; beam_size must be 1")
+        tokenizer = self.tokenizer("en", "transcribe")
+        start = tokenizer.sot_sequence[0]
+        encoded.transcripts = decode_greedily(
+            self._decoder,
+            encoded.cross,
+            [
+                Request(prompt, list(prompt).index(start), prefix, cap)
+                for prompt, prefix, cap in zip(prompts, prefixes, max_tokens, strict=True)
+            ],
+            end_of_text=tokenizer.eot,
+            suppressed=self._suppressed,
+            blanks=self._blanks if suppress_blank else self._blanks[:0],
+        )
+        no_speech = self._vocabulary.no_speech
+        return [
+            Generated(list(one.tokens), float(one.start_chances[no_speech])) for one in encoded.transcripts
+        ]
+
+    def align(
+        self,
+        encoded: EncodedWindows,
+        start_sequence: Sequence[int],
+        texts: Sequence[Sequence[int]],
+        frames: Sequence[int],
+    ) -> list[Alignment]:
+        return [
+            _aligned(one, len(start_sequence), text, count)
+            for one, text, count in zip(encoded.transcripts, texts, frames, strict=True)
+        ]
+
+    def tokenizer(self, language: str, task: Task) -> TextTokenizer:
+        return self._vocabulary.tokenizer(language, task)
+
+    def close(self) -> None:
+        """End the encoder's threads."""
+        self._encoder.close()
+
+
+def _aligned(transcript: Transcript, start_tokens: int, text: Sequence[int], frames: int) -> Alignment:
+    """When each token of a text was said, which is what was decoded or what is left of it once loops are cut."""
+    kept = _places(transcript.tokens, text)
+    attention = np.concatenate(transcript.attention, axis=1)
+    # A token stands where the one before it, which it was predicted from, attended to. The last row is for the end of
+    # text; there is none where the token cap came first.
+    first = start_tokens
+    rows = [*range(first), *(first + place for place in kept), first + kept[-1] + 1]
+    rows = [row for row in rows if row < attention.shape[1]]
+    positions = max(1, frames // FRAMES_PER_POSITION)
+    found = token_positions(attention[:, rows], first, positions)
+    ends = found if len(found) > len(text) else np.append(found, positions)
+    probabilities = np.array(transcript.probabilities)[kept]
+    return Alignment(ends * SECONDS_PER_POSITION, probabilities)
+
+
+def _places(tokens: Sequence[int], text: Sequence[int]) -> list[int]:
+    """Where in ``tokens`` each token of ``text``, which is a part of them in the same order, stands first."""
+    found: list[int] = []
+    place = -1
+    for token in text:
+        place = next(later for later in range(place + 1, len(tokens)) if tokens[later] == token)
+        found.append(place)
+    return found
