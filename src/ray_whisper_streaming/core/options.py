@@ -76,6 +76,8 @@ class TrimmingOptions:
         trim_after_s: a window longer than this is trimmed once something is committed.
         keep_s: audio kept behind a cut, so that Whisper hears what led up to the next words.
         hard_limit_s: a window this long is trimmed even if nothing could be committed.
+        bridge_s: a pause up to this long stays in the window, so that Whisper knows the voice and the subject when
+            the next utterance begins; after a longer one the window starts afresh.
         busy_after_s: when passes are further apart than this, because the pool is busy, windows are kept shorter:
         busy_trim_after_s: the limit then.
         busy_keep_s: the audio kept then.
@@ -85,6 +87,7 @@ class TrimmingOptions:
     trim_after_s: float = 8.0
     keep_s: float = 3.0
     hard_limit_s: float = 24.0
+    bridge_s: float = 3.0
     busy_after_s: float = 0.9
     busy_trim_after_s: float = 6.0
     busy_keep_s: float = 2.0
@@ -94,6 +97,7 @@ class TrimmingOptions:
         check_range("keep_s", self.keep_s, 0.0, 25.0)
         check_range("trim_after_s", self.trim_after_s, self.keep_s + 0.5, MAX_HARD_LIMIT_S)
         check_range("hard_limit_s", self.hard_limit_s, self.trim_after_s, MAX_HARD_LIMIT_S)
+        check_range("bridge_s", self.bridge_s, 0.0, 10.0)
         check_range("busy_after_s", self.busy_after_s, 0.1)
         check_range("busy_keep_s", self.busy_keep_s, 0.0, 25.0)
         check_range("busy_trim_after_s", self.busy_trim_after_s, self.busy_keep_s + 0.5, MAX_HARD_LIMIT_S)

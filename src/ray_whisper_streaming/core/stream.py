@@ -409,7 +409,7 @@ class Stream:
             self._finish_region()
         if not self._regions:
             end = self._heard_until if self._endpointer is None else self._endpointer.silent_until
-            self._forget(min(end, self._heard_until))
+            self._leave_behind(min(end, self._heard_until))
 
     def _confirm(self, point: _FlushPoint) -> None:
         if point.flush_id is not None:
@@ -420,9 +420,17 @@ class Stream:
 
     def _enter(self, region: _Region) -> None:
         self._entered = region
-        self._forget(region.start)
-        self._window_start = max(region.start - region.start % MEL_HOP, self._buffer.start_sample)
+        self._leave_behind(region.start)
+        self._trim(region.start / SAMPLE_RATE, 0.0)
         self._decoded_until = region.start
+
+    def _leave_behind(self, sample: int) -> None:
+        """Nothing new was said before ``sample``: a window across a long pause begins there, else it goes on."""
+        trimming = self.options.trimming
+        if sample - self._decoded_until > trimming.bridge_s * SAMPLE_RATE:
+            self._ledger.clear_window()
+            self._window_start = max(sample - sample % MEL_HOP, self._buffer.start_sample)
+        self._forget(self._window_start)
 
     def _forget(self, sample: int) -> None:
         self._buffer.trim(sample - sample % MEL_HOP)
@@ -506,13 +514,11 @@ class Stream:
         assert region.end is not None
         self._place = 0.0
         self._policy.reset()
-        self._ledger.clear_window()
         # The end of input may stand right behind: then this Final is the terminal event as well.
         last = self._regions[0] if self._regions else None
         terminal = isinstance(last, _FlushPoint) and last.flush_id is None
         self._over = terminal
         self._events.append(self._ledger.finish(end_of_stream=terminal))
-        self._window_start = max(self._window_start, region.end - region.end % MEL_HOP)
         self._decoded_until = max(self._decoded_until, region.end)
 
 
