@@ -116,9 +116,13 @@ def read_weights(folder: Path) -> WhisperWeights:
         raw = _variables((folder / WEIGHTS).read_bytes())
         return _whisper(raw, config)
     except OSError as error:
-        raise ModelNotFound("model", str(folder), f"one whose files can be read ({error.strerror})") from error
+        raise ModelNotFound(
+            "model", str(folder), f"one whose files can be read ({error.strerror})"
+        ) from error
     except _Foreign as error:
-        raise ModelNotFound("model", str(folder), f"a Whisper model in CTranslate2's format: {error}") from error
+        raise ModelNotFound(
+            "model", str(folder), f"a Whisper model in CTranslate2's format: {error}"
+        ) from error
     except (ValueError, TypeError, AttributeError) as error:
         raise ModelNotFound("model", str(folder), f"one whose {CONFIG} can be understood") from error
 

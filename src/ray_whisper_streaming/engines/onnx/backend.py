@@ -98,7 +98,7 @@ class OnnxBackend:
         suppress_blank: bool,
     ) -> list[Generated]:
         if beam_size > 1:
-            raise ValueError("this engine decodes greedily; beam_size must be 1")
+            raise ValueError(f"beam_size is {beam_size}; this runtime decodes greedily")
         tokenizer = self.tokenizer("en", "transcribe")
         start = tokenizer.sot_sequence[0]
         encoded.transcripts = decode_greedily(
@@ -131,10 +131,6 @@ class OnnxBackend:
 
     def tokenizer(self, language: str, task: Task) -> TextTokenizer:
         return self._vocabulary.tokenizer(language, task)
-
-    def close(self) -> None:
-        """End the encoder's threads."""
-        self._encoder.close()
 
 
 def _aligned(transcript: Transcript, start_tokens: int, text: Sequence[int], frames: int) -> Alignment:

@@ -121,4 +121,6 @@ def _convolved(graph: Graph, value: str, weight: Float32, stride: int, rows: Row
     ]
     beside = graph.add("Concat", *pieces, axis=-1)
     outputs = weight.shape[0]
-    return graph.linear(beside, np.ascontiguousarray(weight.transpose(0, 2, 1)).reshape(outputs, -1), rows=rows)
+    return graph.linear(
+        beside, np.ascontiguousarray(weight.transpose(0, 2, 1)).reshape(outputs, -1), rows=rows
+    )

@@ -88,9 +88,7 @@ class Graph:
     ) -> list[str]:
         """Add a node with several outputs, one per name: an empty name is made up, None leaves the output out."""
         prefix = f"{operator}_{len(self._nodes)}"
-        outputs = [
-            "" if name is None else (name or f"{prefix}_{index}") for index, name in enumerate(names)
-        ]
+        outputs = ["" if name is None else (name or f"{prefix}_{index}") for index, name in enumerate(names)]
         self._nodes.append(_helper.make_node(operator, list(inputs), outputs, domain=domain, **attributes))
         return outputs
 
