@@ -24,7 +24,7 @@ def encoder_graph(weights: WhisperWeights, *, quantise: bool) -> bytes:
     Input ``mel``: shape (batch, bands, frames), frames even. Outputs ``key_0``, shape (batch, heads, size,
     positions), and ``value_0``, shape (batch, heads, positions, size), and so on.
     """
-    graph = Graph(quantise=quantise)
+    graph = Graph(quantise=quantise, narrow=True)
     tensors = weights.tensors
     width, heads = weights.width, weights.encoder_heads
     mel = graph.input("mel", np.float32, ["batch", weights.mel_bands, "frames"])

@@ -24,9 +24,13 @@ FUSED = "com.microsoft"
 EPSILON = 1e-5
 """Of Whisper's layer norms."""
 
-WEIGHT_LEVELS = 64
-"""Levels of a quantised weight on each side of zero: 7 bits. The product of two neighbouring pairs of 8 bit numbers is
-added up in 16 bits on CPUs before VNNI, and would overflow with 8 bit weights."""
+NARROW_LEVELS = 64
+"""Levels of a narrow weight on each side of zero: 7 bits. Where one factor has a sign and the other has none, CPUs before
+VNNI add up two products of 8 bits in 16, which would overflow with wider weights."""
+
+WIDE_LEVELS = 127
+WIDE_ZERO = 128
+"""Wide weights are bytes without a sign, around this one: the runtime multiplies them in 16 bits."""
 
 LEVELS = 255
 """The greatest number in 8 bits, as activations are."""
@@ -52,10 +56,12 @@ class Graph:
 
     Args:
         quantise: compute linear layers in 8 bits.
+        narrow: with weights of 7 bits, which is a third faster for many rows; for a few it is the same.
     """
 
-    def __init__(self, *, quantise: bool) -> None:
+    def __init__(self, *, quantise: bool, narrow: bool = False) -> None:
         self._quantise = quantise
+        self._narrow = narrow
         self._nodes: list[Node] = []
         self._constants: dict[str, Node] = {}
         self._inputs: list[Node] = []
@@ -136,15 +142,22 @@ class Graph:
         columns = np.ascontiguousarray(weight.T)
         if not self._quantise:
             return self.add("MatMul", value, self.constant(columns))
-        scale = np.maximum(np.abs(columns).max(axis=0), LEAST_RANGE) / WEIGHT_LEVELS
-        factors = self.constant(np.round(columns / scale), np.int8)
+        ranges = np.maximum(np.abs(columns).max(axis=0), LEAST_RANGE)
+        scale = ranges / (NARROW_LEVELS if self._narrow else WIDE_LEVELS)
+        whole = np.round(columns / scale)
+        if self._narrow:
+            factors, middle = self.constant(whole, np.int8), ""
+        else:
+            factors, middle = (
+                self.constant(whole + WIDE_ZERO, np.uint8),
+                self.constant(WIDE_ZERO, np.uint8),
+            )
         if (value, rows) not in self._quantised:
             self._quantised[value, rows] = self._in_bytes(value, rows)
-        numbers, step, zero, ranges = self._quantised[value, rows]
-        product = self.add(
-            "MatMulIntegerToFloat", numbers, factors, step, self.constant(scale), zero, domain=FUSED
-        )
-        return self.add("Mul", product, ranges) if ranges else product
+        numbers, step, zero, factor = self._quantised[value, rows]
+        operands = [numbers, factors, step, self.constant(scale), zero, *([middle] if middle else [])]
+        product = self.add("MatMulIntegerToFloat", *operands, domain=FUSED)
+        return self.add("Mul", product, factor) if factor else product
 
     def _in_bytes(self, value: str, rows: Rows) -> tuple[str, str, str, str]:
         """A value in 8 bits: the numbers, their step, which of them is zero, and by what each row is to be multiplied."""
