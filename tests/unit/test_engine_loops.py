@@ -2,7 +2,12 @@
 
 import pytest
 
-from ray_whisper_streaming.engines.loops import MAX_COMPRESSION_RATIO, compression_ratio, cut_loops, is_looping
+from ray_whisper_streaming.engines.loops import (
+    MAX_COMPRESSION_RATIO,
+    compression_ratio,
+    cut_loops,
+    is_looping,
+)
 
 NO, COMMA = 1, 2
 SENTENCE = [10, 11, 12, 13, 14, 15]

@@ -64,9 +64,7 @@ def test_numbers_shapes_and_aliases_are_read(tmp_path: Path):
     weights = read_weights(write(tmp_path, file_of(variables), config))
     np.testing.assert_array_equal(weights.tensors[TABLE], variables[TABLE].astype(np.float32))
     assert weights.tensors["decoder/projection/weight"] is not None
-    np.testing.assert_array_equal(
-        weights.tensors["decoder/projection/weight"], weights.tensors[TABLE]
-    )
+    np.testing.assert_array_equal(weights.tensors["decoder/projection/weight"], weights.tensors[TABLE])
     assert (weights.width, weights.vocabulary, weights.mel_bands, weights.multilingual) == (4, 12, 80, False)
     assert (weights.encoder_heads, weights.decoder_heads) == (2, 2)
     assert (weights.layers("encoder"), weights.layers("decoder")) == (0, 2)

@@ -57,7 +57,13 @@ def test_no_path_is_cheaper(costs: np.ndarray):
     assert cost_along(costs, firsts) == pytest.approx(cheapest(costs), abs=1e-9)
 
 
-@given(arrays.arrays(np.float32, st.tuples(st.just(2), st.integers(1, 3), st.integers(4, 30)), elements=st.floats(-9, 9, width=16)))
+@given(
+    arrays.arrays(
+        np.float32,
+        st.tuples(st.just(2), st.integers(1, 3), st.integers(4, 30)),
+        elements=st.floats(-9, 9, width=16),
+    )
+)
 def test_the_median_is_the_median(values: np.ndarray):
     padded = np.pad(values, ((0, 0), (0, 0), (3, 3)), mode="reflect")
     wanted = np.median(np.lib.stride_tricks.sliding_window_view(padded, 7, axis=-1), axis=-1)

@@ -36,11 +36,15 @@ def small_model(seed: int = 0) -> WhisperWeights:
         "encoder/position_encodings/encodings": numbers(FRAMES, WIDTH),
         "decoder/position_encodings/encodings": numbers(64, WIDTH, spread=1.0),
         # Exact in 16 bits, as the numbers of real models are.
-        "decoder/embeddings/weight": numbers(VOCABULARY, WIDTH, spread=1.0).astype(np.float16).astype(np.float32),
+        "decoder/embeddings/weight": numbers(VOCABULARY, WIDTH, spread=1.0)
+        .astype(np.float16)
+        .astype(np.float32),
     }
     tensors["decoder/projection/weight"] = tensors["decoder/embeddings/weight"]
     for part in ("encoder", "decoder"):
-        blocks = {"self_attention": (3, 1), "ffn": (4, 1)} | ({"attention": (1, 2, 1)} if part == "decoder" else {})
+        blocks = {"self_attention": (3, 1), "ffn": (4, 1)} | (
+            {"attention": (1, 2, 1)} if part == "decoder" else {}
+        )
         for layer in range(LAYERS):
             for block, sizes in blocks.items():
                 name = f"{part}/layer_{layer}/{block}"
@@ -85,7 +89,9 @@ def heads_of(value: np.ndarray) -> np.ndarray:
     return value.reshape(len(value), HEADS, SIZE).transpose(1, 0, 2)
 
 
-def attend(query: np.ndarray, keys: np.ndarray, values: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def attend(
+    query: np.ndarray, keys: np.ndarray, values: np.ndarray, mask: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     shares = softmax(heads_of(query) @ keys / SIZE**0.5 + mask)
     return (shares @ values).transpose(1, 0, 2).reshape(len(query), WIDTH), shares
 
@@ -97,10 +103,7 @@ def plain_encoder(mel: np.ndarray) -> np.ndarray:
         weight, padded = T[f"encoder/conv{index}/weight"], np.pad(hidden, ((1, 1), (0, 0)))
         hidden = gelu(
             np.stack(
-                [
-                    np.einsum("kc,ock->o", padded[at : at + 3], weight)
-                    for at in range(0, len(hidden), stride)
-                ]
+                [np.einsum("kc,ock->o", padded[at : at + 3], weight) for at in range(0, len(hidden), stride)]
             )
             + T[f"encoder/conv{index}/bias"]
         )
@@ -180,7 +183,9 @@ def copied(cross: CrossCache, rows: Sequence[int]) -> CrossCache:
     return CrossCache([part[list(rows)] for part in cross.keys], [part[list(rows)] for part in cross.values])
 
 
-def decode(decoder: Decoder, cross: CrossCache, rows: Sequence[int], requests: Sequence[Request]) -> list[Transcript]:
+def decode(
+    decoder: Decoder, cross: CrossCache, rows: Sequence[int], requests: Sequence[Request]
+) -> list[Transcript]:
     return decode_greedily(
         decoder, copied(cross, rows), requests, end_of_text=END_OF_TEXT, suppressed=SUPPRESSED, blanks=BLANKS
     )
