@@ -39,7 +39,7 @@ GELU_DEPTH = 0.17
 """`Graph.gelu` gives nothing below minus this."""
 
 LEAST_RANGE = 1e-8
-"""Keeps the division by a row's range finite where all of it is zero."""
+"""Keeps the scale of a weight's column finite where all of it is zero."""
 
 KINDS: dict[Any, int] = {np.float32: TensorProto.FLOAT, np.int64: TensorProto.INT64}
 
@@ -169,8 +169,8 @@ class Graph:
             zero_level = ceil(LEVELS * GELU_DEPTH / (1 + GELU_DEPTH))
             step = self.constant(1 / (LEVELS - zero_level))
         else:
-            greatest = self.add("ReduceMax", self.add("Abs", value), self.ints(-1))
-            ranges = self.add("Max", greatest, self.constant(LEAST_RANGE))
+            # A row of zeros is divided by zero, which does no harm: whatever bytes that gives, it is their factor too.
+            ranges = self.add("ReduceMax", self.add("Abs", value), self.ints(-1))
             zero_level = LEVELS // 2 + 1
             step = self.constant(1 / (LEVELS - zero_level))
         zero = self.constant(zero_level, np.uint8)
