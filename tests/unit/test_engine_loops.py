@@ -65,9 +65,10 @@ def test_compression_tells_loops_from_speech():
         ([8, *[NO, COMMA] * 5], False),
         ([8, *[NO, COMMA] * 6], True),
         ([8, *[NO] * 6], True),
-        (SENTENCE * 3, False),
-        (SENTENCE * 4, True),
-        ([*SENTENCE * 4, 7], False),
+        (SENTENCE * 2, False),
+        ([*SENTENCE * 2, *SENTENCE[:-1]], False),
+        (SENTENCE * 3, True),
+        ([*SENTENCE * 3, 7], False),
         (list(range(40)) * 3, False),
     ],
 )
