@@ -1,10 +1,12 @@
 """Where an engine call's time goes: spectrogram, encoder, decoder steps, alignment, at several batch sizes.
 
     python benchmarks/engine.py --model tiny.en --batches 1 2 4 8
+    python benchmarks/engine.py --engine onnxruntime --prefix 0.8
 
-Each row is the quickest of several calls with windows of different streams. Spectrograms are shown twice:
-computed whole, as for a stream's first window, and with all but the last second known, as for every later
-one.
+Each row is the quickest of several calls with windows of different streams; the engines take turns, so that a busy
+moment of the machine meets both. Spectrograms are shown twice: computed whole, as for a stream's first window, and with
+all but the last second known, as for every later one. ``--prefix`` forces a share of each answer's words, as a stream
+does with what it has committed.
 """
 
 from __future__ import annotations
@@ -14,21 +16,23 @@ import json
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from rich.console import Console
 from rich.table import Table
 
 from ray_whisper_streaming.bench.machine import describe_machine
 from ray_whisper_streaming.bench.material import find_material, load_clips
 from ray_whisper_streaming.core.jobs import SAMPLE_RATE, Int16Samples
-from ray_whisper_streaming.engines.ctranslate2 import CTranslate2Engine
+from ray_whisper_streaming.core.transcript import join_text
+from ray_whisper_streaming.engines.factory import engine_factory_for
 from ray_whisper_streaming.engines.mel import MelCache
 from ray_whisper_streaming.engines.window_decoder import Window, WindowDecoder
-from ray_whisper_streaming.engines.window_engine import LoadedModel
+from ray_whisper_streaming.engines.window_engine import LoadedModel, WindowEngine
 
 STRIDE_S = 1.5
 """Between the starts of two windows cut from one recording."""
@@ -52,51 +56,58 @@ class TimedBackend:
             answer = value(*args, **options)
             self.seconds[name] += time.perf_counter() - started
             if name == "generate":
-                # One step more than tokens: the end of text.
+                # With the end of text.
                 self.steps += 1 + max(len(item.tokens) for item in answer)
             return answer
 
         return timed
 
 
-def quickest(repeat: int, call: Callable[[], dict[str, float]]) -> dict[str, float]:
-    """The call with the smallest total."""
-    return min((call() for _ in range(repeat)), key=lambda row: row["total_ms"])
+def prefixes_of(
+    loaded: LoadedModel[Any], audios: Sequence[Int16Samples], window_s: int, share: float
+) -> list[str]:
+    """The first words of what an engine makes of each window."""
+    mels, _ = _spectrograms(MelCache(loaded.backend.mel_bands), audios, 0)
+    decoder = WindowDecoder[Any](loaded.backend, loaded.languages)
+    decoded = decoder.decode([Window(mel=mel, language="en") for mel in mels], window_s=window_s)
+    return [join_text(item.words[: round(share * len(item.words))]) for item in decoded]
 
 
 def measure(
-    loaded: LoadedModel[Any], audios: Sequence[Int16Samples], window_s: int, repeat: int
-) -> dict[str, float]:
+    engine: str,
+    loaded: LoadedModel[Any],
+    audios: Sequence[Int16Samples],
+    prefixes: Sequence[str],
+    window_s: int,
+) -> dict[str, Any]:
     """Milliseconds of one batch by part, and jobs a second."""
+    timed = TimedBackend(loaded.backend)
+    backend: Any = timed
+    decoder = WindowDecoder[Any](backend, loaded.languages)
     bands = loaded.backend.mel_bands
-
-    def once() -> dict[str, float]:
-        timed = TimedBackend(loaded.backend)
-        backend: Any = timed
-        decoder = WindowDecoder[Any](backend, loaded.languages)
-        cache = MelCache(bands)
-        whole_ms = _spectrograms(cache, audios, 0)[1]
-        cache = MelCache(bands)
-        _spectrograms(cache, audios, SAMPLE_RATE)
-        mels, grown_ms = _spectrograms(cache, audios, 0)
-        started = time.perf_counter()
-        decoded = decoder.decode([Window(mel=mel, language="en") for mel in mels], window_s=window_s)
-        total_ms = (time.perf_counter() - started) * 1000 + grown_ms
-        parts = {name: timed.seconds[name] * 1000 for name in ("encode", "generate", "align")}
-        return {
-            "batch": len(audios),
-            "mel_whole_ms": whole_ms,
-            "mel_grown_ms": grown_ms,
-            **{f"{name}_ms": value for name, value in parts.items()},
-            "other_ms": total_ms - grown_ms - sum(parts.values()),
-            "total_ms": total_ms,
-            "steps": timed.steps,
-            "step_ms": parts["generate"] / timed.steps,
-            "words": sum(len(item.words) for item in decoded),
-            "jobs_per_s": len(audios) / total_ms * 1000,
-        }
-
-    return quickest(repeat, once)
+    whole_ms = _spectrograms(MelCache(bands), audios, 0)[1]
+    cache = MelCache(bands)
+    _spectrograms(cache, audios, SAMPLE_RATE)
+    mels, grown_ms = _spectrograms(cache, audios, 0)
+    wanted = [
+        Window(mel=mel, language="en", prefix=prefix) for mel, prefix in zip(mels, prefixes, strict=True)
+    ]
+    started = time.perf_counter()
+    decoded = decoder.decode(wanted, window_s=window_s)
+    total_ms = (time.perf_counter() - started) * 1000 + grown_ms
+    parts = {name: timed.seconds[name] * 1000 for name in ("encode", "generate", "align")}
+    return {
+        "engine": engine,
+        "batch": len(audios),
+        "mel_whole_ms": whole_ms,
+        "mel_grown_ms": grown_ms,
+        **{f"{name}_ms": value for name, value in parts.items()},
+        "other_ms": total_ms - grown_ms - sum(parts.values()),
+        "total_ms": total_ms,
+        "longest": timed.steps,
+        "words": sum(len(item.words) for item in decoded),
+        "jobs_per_s": len(audios) / total_ms * 1000,
+    }
 
 
 def _spectrograms(cache: MelCache, audios: Sequence[Int16Samples], left_out: int) -> tuple[list[Any], float]:
@@ -124,23 +135,49 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", default="tiny.en")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--compute-type", default="auto")
-    parser.add_argument("--threads", type=int, default=0, help="of the model on a CPU; 0: one per core")
+    parser.add_argument("--engine", nargs="+", default=["ctranslate2", "onnxruntime"])
     parser.add_argument("--seconds", type=float, default=6.0, help="of speech in a window")
     parser.add_argument("--window", type=int, default=10, help="seconds the window is padded to")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8])
-    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--prefix", type=float, default=0.0, help="share of each answer that is forced")
+    parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(arguments)
-    loaded = CTranslate2Engine(args.model, args.device, args.compute_type, args.threads)._load()
-    rows = [measure(loaded, windows(args.seconds, batch), args.window, args.repeat) for batch in args.batches]
+    process = psutil.Process()
+    loaded: dict[str, LoadedModel[Any]] = {}
+    loading: dict[str, dict[str, float]] = {}
+    for name in args.engine:
+        engine = engine_factory_for(
+            name, model=args.model, device=args.device, compute_type=args.compute_type
+        )()
+        assert isinstance(engine, WindowEngine)
+        before_bytes, started = process.memory_info().rss, time.perf_counter()
+        loaded[name] = engine._load()
+        load_s, grown_bytes = time.perf_counter() - started, process.memory_info().rss - before_bytes
+        loading[name] = {"load_s": load_s, "memory_mb": grown_bytes / 1e6}
+        print(f"{name}: loaded in {load_s:.1f} s, {grown_bytes / 1e6:.0f} MB")
+    rows: list[dict[str, Any]] = []
+    for batch in args.batches:
+        audios = windows(args.seconds, batch)
+        first = next(iter(loaded.values()))
+        prefixes = prefixes_of(first, audios, args.window, args.prefix)
+        calls = [
+            measure(name, model, audios, prefixes, args.window)
+            for _ in range(args.repeat)
+            for name, model in loaded.items()
+        ]
+        rows += [
+            min((row for row in calls if row["engine"] == name), key=lambda row: row["total_ms"])
+            for name in loaded
+        ]
     table = Table(title=f"{args.model}: {args.seconds:g} s of speech in windows of {args.window} s")
     for name in rows[0]:
         table.add_column(name.replace("_", "\n"), justify="right")
     for row in rows:
-        table.add_row(*(f"{value:.0f}" if value == int(value) else f"{value:.1f}" for value in row.values()))
+        table.add_row(*(f"{value:.1f}" if isinstance(value, float) else str(value) for value in row.values()))
     Console().print(table)
     if args.json:
-        report = {"machine": describe_machine(), "results": rows}
+        report = {"machine": describe_machine(), "loading": loading, "results": rows}
         args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return 0
 

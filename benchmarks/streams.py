@@ -14,7 +14,7 @@ import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from rich.console import Console
 
@@ -26,6 +26,7 @@ from ray_whisper_streaming.bench.report import holds, make_table
 from ray_whisper_streaming.bench.scoring import word_error_rate
 from ray_whisper_streaming.bench.trial import run_trial
 from ray_whisper_streaming.core.options import EndpointingOptions
+from ray_whisper_streaming.engines.factory import EngineName
 
 WARM_UP_S = 4.0
 """One stream of this length goes before the measurement: the voice detector and the first real windows are
@@ -67,6 +68,7 @@ class Measurement:
             backend=args.backend,
             device=args.device,
             compute_type=args.compute_type,
+            engine=args.engine,
             workers=args.workers,
         )
         async with pool:
@@ -203,6 +205,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     pool.add_argument("--backend", choices=("local", "ray"), default="local")
     pool.add_argument("--device", default="auto")
     pool.add_argument("--compute-type", default="auto")
+    pool.add_argument("--engine", choices=get_args(EngineName), default="auto", help="of our side")
     pool.add_argument("--workers", type=int)
     stream = parser.add_argument_group("the streams (see StreamOptions)")
     stream.add_argument("--language", default="en")

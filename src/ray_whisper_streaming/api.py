@@ -19,7 +19,6 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import replace
-from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
@@ -29,6 +28,7 @@ from ray_whisper_streaming.core.events import Event
 from ray_whisper_streaming.core.options import StreamOptions, check_choice
 from ray_whisper_streaming.driver import DrivenStream, StreamDriver
 from ray_whisper_streaming.engines.base import EngineFactory
+from ray_whisper_streaming.engines.factory import EngineName, engine_factory_for
 from ray_whisper_streaming.errors import NotReady, RayWhisperError, StreamClosed
 from ray_whisper_streaming.pool.base import PoolStats, Recognizer
 
@@ -51,6 +51,7 @@ def make_recognizer(
     backend: Backend = "auto",
     device: str = "auto",
     compute_type: str = "auto",
+    engine: EngineName = "auto",
     workers: int | None = None,
     max_worker_count: int | None = None,
     engine_factory: EngineFactory | None = None,
@@ -64,19 +65,18 @@ def make_recognizer(
             Ray where Ray is initialised already, else local.
         device: ``"cpu"``, ``"cuda"``, or ``"auto"``: CUDA where the worker has it.
         compute_type: CTranslate2's name for the numbers computed with; ``"auto"``: int8 on a CPU, float16 on CUDA.
+        engine: ``"ctranslate2"``; ``"onnxruntime"``: faster on CPUs, without beam search; ``"auto"``: CTranslate2.
         workers: how many; None: one per GPU, or one using all cores.
         max_worker_count: at most so many.
-        engine_factory: makes another engine than CTranslate2's.
+        engine_factory: makes an engine of your own.
         job_timeout_s: a job that takes longer fails, and its worker is replaced.
 
     Raises:
-        ConfigurationError: an unknown backend.
+        ConfigurationError: an unknown backend or engine, or a device the engine can't use.
     """
     check_choice("backend", backend, ("auto", "local", "ray"))
     if engine_factory is None:
-        from ray_whisper_streaming.engines.ctranslate2 import CTranslate2Engine
-
-        engine_factory = partial(CTranslate2Engine, model=model, device=device, compute_type=compute_type)
+        engine_factory = engine_factory_for(engine, model=model, device=device, compute_type=compute_type)
     if backend == "ray" or (backend == "auto" and _ray_is_running()):
         from ray_whisper_streaming.pool.ray_pool import RayPool
 
@@ -84,7 +84,7 @@ def make_recognizer(
             engine_factory,
             workers=workers,
             max_worker_count=max_worker_count,
-            num_gpus_per_worker=0 if device == "cpu" else None,
+            num_gpus_per_worker=0 if device == "cpu" or engine == "onnxruntime" else None,
             job_timeout_s=job_timeout_s,
         )
     from ray_whisper_streaming.pool.local import LocalPool

@@ -2,7 +2,12 @@
 
 import pytest
 
-from ray_whisper_streaming.engines.loops import MAX_COMPRESSION_RATIO, compression_ratio, cut_loops
+from ray_whisper_streaming.engines.loops import (
+    MAX_COMPRESSION_RATIO,
+    compression_ratio,
+    cut_loops,
+    is_looping,
+)
 
 NO, COMMA = 1, 2
 SENTENCE = [10, 11, 12, 13, 14, 15]
@@ -49,3 +54,25 @@ def test_compression_tells_loops_from_speech():
     speech = "Good morning, and here is the weather for today. It will be cloudy along the coast."
     assert compression_ratio("") == 0.0
     assert compression_ratio(speech) < MAX_COMPRESSION_RATIO < compression_ratio("and so on " * 20)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "looping"),
+    [
+        ([], False),
+        ([5], False),
+        ([NO, COMMA] * 4, False),
+        ([8, *[NO, COMMA] * 5], False),
+        ([8, *[NO, COMMA] * 6], True),
+        ([8, *[NO] * 6], True),
+        (SENTENCE * 2, False),
+        ([*SENTENCE * 2, *SENTENCE[:-1]], False),
+        (SENTENCE * 3, True),
+        ([*SENTENCE * 3, 7], False),
+        (list(range(40)) * 3, False),
+    ],
+)
+def test_a_decoder_is_told_when_nothing_but_a_loop_comes(tokens: list[int], looping: bool):
+    assert is_looping(tokens) == looping
+    if looping:
+        assert len(cut_loops(tokens)) < len(tokens)

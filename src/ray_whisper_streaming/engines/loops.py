@@ -28,8 +28,11 @@ of two for pieces of three tokens cut real speech in a trial.)"""
 KEPT_COPIES = 1
 """Copies kept of what was found to be a loop: it was probably said once."""
 
-LOOP_PATIENCE = 2
-"""Copies more than allowed until a decoder need not go on: real repeats that are rare have ended by then."""
+SHORT_PATIENCE = 2
+"""Copies of a short piece more than allowed until a decoder need not go on: rare real repeats have ended by then."""
+
+LONG_PATIENCE = 1
+"""The same for longer pieces, of which one copy more is a loop for certain."""
 
 MAX_COMPRESSION_RATIO = 2.4
 """Text that zlib shrinks more than this repeats itself (the threshold of OpenAI's reference decoder)."""
@@ -80,8 +83,8 @@ def is_looping(tokens: Sequence[int]) -> bool:
     for length in range(1, min(MAX_LOOP_TOKENS, len(tokens) // 2) + 1):
         if tokens[-1] != tokens[-1 - length]:
             continue
-        allowed = SHORT_REPEATS if length <= SHORT_LOOP_TOKENS else LONG_REPEATS
-        span = length * (allowed + LOOP_PATIENCE)
+        short = length <= SHORT_LOOP_TOKENS
+        span = length * (SHORT_REPEATS + SHORT_PATIENCE if short else LONG_REPEATS + LONG_PATIENCE)
         if len(tokens) >= span and all(
             tokens[-1 - back] == tokens[-1 - back - length] for back in range(span - length)
         ):

