@@ -29,7 +29,7 @@ __all__ = [
 SAMPLE_RATE = 16_000
 """Samples per second of all audio inside the project (what Whisper was trained on)."""
 
-WINDOW_BUCKETS_S = (10, 12, 15, 20, 30)
+WINDOW_BUCKETS_S = (8, 11, 13, 15, 20, 30)
 """Window lengths an encoder is run at, in seconds. Few, so that jobs of different streams fit one batch."""
 
 WINDOW_MARGIN_S = 2.0

@@ -84,13 +84,13 @@ class TrimmingOptions:
     """
 
     at: Literal["word", "segment", "sentence"] = "word"
-    trim_after_s: float = 8.0
-    keep_s: float = 3.0
+    trim_after_s: float = 12.0
+    keep_s: float = 10.0
     hard_limit_s: float = 24.0
     bridge_s: float = 3.0
     busy_after_s: float = 0.9
-    busy_trim_after_s: float = 6.0
-    busy_keep_s: float = 2.0
+    busy_trim_after_s: float = 8.5
+    busy_keep_s: float = 7.5
 
     def __post_init__(self) -> None:
         check_choice("at", self.at, ("word", "segment", "sentence"))
@@ -148,7 +148,7 @@ class StreamOptions:
     policy: Literal["hybrid", "cutoff", "agreement"] = "hybrid"
     commit_delay_s: float = 0.5
     agreement_passes: int = 2
-    update_interval_s: float = 0.5
+    update_interval_s: float = 0.4
     voice_activity: bool = True
     endpointing: EndpointingOptions = field(default_factory=EndpointingOptions)
     trimming: TrimmingOptions = field(default_factory=TrimmingOptions)

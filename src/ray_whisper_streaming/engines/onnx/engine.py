@@ -17,7 +17,7 @@ __all__ = ["OnnxEngine"]
 
 NAME = "onnxruntime"
 
-MAX_BATCH_SIZE = 8
+MAX_BATCH_SIZE = 2
 """Larger batches bring nothing on a CPU."""
 
 COMPUTE_TYPES = ("auto", "int8", "float32")
