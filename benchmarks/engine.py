@@ -1,7 +1,7 @@
 """Where an engine call's time goes: spectrogram, encoder, decoder steps, alignment, at several batch sizes.
 
     python benchmarks/engine.py --model tiny.en --batches 1 2 4 8
-    python benchmarks/engine.py --engine onnxruntime --prefix 0.8
+    python benchmarks/engine.py --engine onnxruntime --prefix 0.8 --beam 1 5
 
 Each row is the quickest of several calls with windows of different streams; the engines take turns, so that a busy
 moment of the machine meets both. Spectrograms are shown twice: computed whole, as for a stream's first window, and with
@@ -79,6 +79,7 @@ def measure(
     audios: Sequence[Int16Samples],
     prefixes: Sequence[str],
     window_s: int,
+    beam_size: int,
 ) -> dict[str, Any]:
     """Milliseconds of one batch by part, and jobs a second."""
     timed = TimedBackend(loaded.backend)
@@ -93,12 +94,13 @@ def measure(
         Window(mel=mel, language="en", prefix=prefix) for mel, prefix in zip(mels, prefixes, strict=True)
     ]
     started = time.perf_counter()
-    decoded = decoder.decode(wanted, window_s=window_s)
+    decoded = decoder.decode(wanted, window_s=window_s, beam_size=beam_size)
     total_ms = (time.perf_counter() - started) * 1000 + grown_ms
     parts = {name: timed.seconds[name] * 1000 for name in ("encode", "generate", "align")}
     return {
         "engine": engine,
         "batch": len(audios),
+        "beam": beam_size,
         "mel_whole_ms": whole_ms,
         "mel_grown_ms": grown_ms,
         **{f"{name}_ms": value for name, value in parts.items()},
@@ -140,6 +142,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--window", type=int, default=10, help="seconds the window is padded to")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--prefix", type=float, default=0.0, help="share of each answer that is forced")
+    parser.add_argument("--beam", type=int, nargs="+", default=[1], help="beam sizes; 1 is greedy")
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(arguments)
@@ -162,13 +165,18 @@ def main(arguments: list[str] | None = None) -> int:
         first = next(iter(loaded.values()))
         prefixes = prefixes_of(first, audios, args.window, args.prefix)
         calls = [
-            measure(name, model, audios, prefixes, args.window)
+            measure(name, model, audios, prefixes, args.window, beam)
             for _ in range(args.repeat)
+            for beam in args.beam
             for name, model in loaded.items()
         ]
         rows += [
-            min((row for row in calls if row["engine"] == name), key=lambda row: row["total_ms"])
+            min(
+                (row for row in calls if (row["engine"], row["beam"]) == (name, beam)),
+                key=lambda row: row["total_ms"],
+            )
             for name in loaded
+            for beam in args.beam
         ]
     table = Table(title=f"{args.model}: {args.seconds:g} s of speech in windows of {args.window} s")
     for name in rows[0]:

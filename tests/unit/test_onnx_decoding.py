@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ray_whisper_streaming.engines.onnx.greedy import Request, Transcript, decode_greedily
+from ray_whisper_streaming.engines.onnx.beam import Request, Transcript, decode_with_beams
 from ray_whisper_streaming.engines.onnx.sessions import CrossCache, Decoder, Encoder
 from ray_whisper_streaming.engines.weights import WhisperWeights
 
@@ -184,10 +184,21 @@ def copied(cross: CrossCache, rows: Sequence[int]) -> CrossCache:
 
 
 def decode(
-    decoder: Decoder, cross: CrossCache, rows: Sequence[int], requests: Sequence[Request]
+    decoder: Decoder,
+    cross: CrossCache,
+    rows: Sequence[int],
+    requests: Sequence[Request],
+    *,
+    beam_size: int = 1,
 ) -> list[Transcript]:
-    return decode_greedily(
-        decoder, copied(cross, rows), requests, end_of_text=END_OF_TEXT, suppressed=SUPPRESSED, blanks=BLANKS
+    return decode_with_beams(
+        decoder,
+        copied(cross, rows),
+        requests,
+        beam_size=beam_size,
+        end_of_text=END_OF_TEXT,
+        suppressed=SUPPRESSED,
+        blanks=BLANKS,
     )
 
 

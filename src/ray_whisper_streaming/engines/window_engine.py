@@ -54,14 +54,12 @@ class LoadedModel(Generic[Encoded]):
         device: ``"cpu"`` or ``"cuda"``.
         languages: codes it knows.
         max_batch_size: windows decoded in one call.
-        max_beam_size: beams it can follow; None: any number.
     """
 
     backend: Backend[Encoded]
     device: str
     languages: frozenset[str]
     max_batch_size: int
-    max_beam_size: int | None = None
 
 
 class WindowEngine(ABC, Generic[Encoded]):
@@ -213,8 +211,6 @@ def _problem(job: Job, loaded: LoadedModel[Encoded]) -> str:
         return f"a window of {job.window_s} s; it must be 1 to {MAX_WINDOW_S} s"
     if job.options.beam_size < 1:
         return f"beam_size is {job.options.beam_size}; it must be 1 or more"
-    if loaded.max_beam_size is not None and job.options.beam_size > loaded.max_beam_size:
-        return f"beam_size is {job.options.beam_size}; this engine allows {loaded.max_beam_size} at most"
     if not loaded.backend.multilingual:
         if job.language not in (None, DEFAULT_LANGUAGE):
             return f"language {job.language!r}: this model knows English alone"

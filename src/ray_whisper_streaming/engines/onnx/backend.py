@@ -11,7 +11,7 @@ from ray_whisper_streaming.core.jobs import Task
 from ray_whisper_streaming.engines.backend import Generated
 from ray_whisper_streaming.engines.mel import Float32
 from ray_whisper_streaming.engines.onnx.alignment import token_positions
-from ray_whisper_streaming.engines.onnx.greedy import Request, Transcript, decode_greedily
+from ray_whisper_streaming.engines.onnx.beam import Request, Transcript, decode_with_beams
 from ray_whisper_streaming.engines.onnx.sessions import CrossCache, Decoder, Encoder
 from ray_whisper_streaming.engines.tokenizers import Vocabulary
 from ray_whisper_streaming.engines.tokens import TextTokenizer
@@ -40,7 +40,7 @@ class EncodedWindows:
 
 
 class OnnxBackend:
-    """A Whisper model in ONNX Runtime: greedy decoding, with the alignment made on the way.
+    """A Whisper model in ONNX Runtime: the alignment is made while decoding.
 
     Args:
         weights: of the model.
@@ -101,17 +101,16 @@ class OnnxBackend:
         suppress_blank: bool,
     ) -> list[Generated]:
         """See `Backend.generate`."""
-        if beam_size > 1:
-            raise ValueError(f"beam_size is {beam_size}; this runtime decodes greedily")
         tokenizer = self.tokenizer("en", "transcribe")
         start = tokenizer.sot_sequence[0]
-        encoded.transcripts = decode_greedily(
+        encoded.transcripts = decode_with_beams(
             self._decoder,
             encoded.cross,
             [
                 Request(prompt, list(prompt).index(start), prefix, cap)
                 for prompt, prefix, cap in zip(prompts, prefixes, max_tokens, strict=True)
             ],
+            beam_size=beam_size,
             end_of_text=tokenizer.eot,
             suppressed=self._suppressed,
             blanks=self._blanks if suppress_blank else self._blanks[:0],

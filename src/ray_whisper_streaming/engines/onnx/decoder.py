@@ -13,17 +13,20 @@ __all__ = ["decoder_graph"]
 def decoder_graph(weights: WhisperWeights, *, quantise: bool) -> bytes:
     """Embedded tokens in; what may come next, attention and the longer cache out.
 
+    Several rows of a batch may be beams of one window: as many for each window, side by side. They share what the
+    encoder made of it.
+
     Inputs, for tokens behind ``past`` others:
         hidden: embeddings of tokens and their positions, shape (batch, tokens, width).
         mask: added to the self-attention's scores, shape (batch, 1, tokens, past + tokens).
         wanted: behind which of all (batch * tokens) the next token is asked for, shape (wanted,).
         past_key_0, past_value_0, ...: shape (batch, heads, past, size).
-        key_0, value_0, ...: of the encoder's graph.
+        key_0, value_0, ...: of the encoder's graph, for the windows.
 
     Outputs:
         chances: probability of each token to come next, shape (wanted, vocabulary).
-        attention: of the alignment heads over the encoder's positions, shape (batch, alignment heads, tokens,
-            positions).
+        attention: of the alignment heads over the encoder's positions, shape (windows, alignment heads,
+            beams * tokens, positions).
         present_key_0, present_value_0, ...: shape (batch, heads, past + tokens, size).
     """
     graph = Graph(quantise=quantise)
@@ -33,6 +36,10 @@ def decoder_graph(weights: WhisperWeights, *, quantise: bool) -> bytes:
     hidden = graph.input("hidden", np.float32, ["batch", "tokens", width])
     mask = graph.input("mask", np.float32, ["batch", 1, "tokens", "all"])
     wanted = graph.input("wanted", np.int64, ["wanted"])
+    # The beams of a window stand where its tokens do: (batch, tokens) becomes (windows, beams * tokens) and back.
+    windows = graph.add("Shape", "key_0", end=1)
+    by_window = graph.add("Concat", windows, graph.ints(-1, heads, size), axis=0)
+    by_beam = graph.add("Shape", hidden)
     attentions: list[str] = []
     normed = graph.norm(
         hidden,
@@ -82,9 +89,9 @@ def decoder_graph(weights: WhisperWeights, *, quantise: bool) -> bytes:
             graph.linear(normed, tensors[f"{cross}/linear_0/weight"] * scale),
             graph.constant(tensors[f"{cross}/linear_0/bias"] * scale),
         )
-        query = graph.transpose(graph.reshape(query, 0, 0, heads, size), 0, 2, 1, 3)
-        keys = graph.input(f"key_{layer}", np.float32, ["batch", heads, size, "positions"])
-        values = graph.input(f"value_{layer}", np.float32, ["batch", heads, "positions", size])
+        query = graph.transpose(graph.add("Reshape", query, by_window), 0, 2, 1, 3)
+        keys = graph.input(f"key_{layer}", np.float32, ["windows", heads, size, "positions"])
+        values = graph.input(f"value_{layer}", np.float32, ["windows", heads, "positions", size])
         shares = graph.add("Softmax", graph.add("MatMul", query, keys), axis=-1)
         chosen = [head for aligned, head in weights.alignment_heads if aligned == layer]
         if chosen:
@@ -92,7 +99,7 @@ def decoder_graph(weights: WhisperWeights, *, quantise: bool) -> bytes:
         attended = graph.transpose(graph.add("MatMul", shares, values), 0, 2, 1, 3)
         hidden, normed = graph.add_and_norm(
             hidden,
-            graph.linear(graph.reshape(attended, 0, 0, width), tensors[f"{cross}/linear_2/weight"]),
+            graph.linear(graph.add("Reshape", attended, by_beam), tensors[f"{cross}/linear_2/weight"]),
             tensors[f"{cross}/linear_2/bias"],
             tensors[f"{feed}/layer_norm/gamma"],
             tensors[f"{feed}/layer_norm/beta"],

@@ -26,8 +26,6 @@ COMPUTE_TYPES = ("auto", "int8", "float32")
 class OnnxEngine(WindowEngine[EncodedWindows]):
     """Decodes batches of windows of different streams on a CPU with ONNX Runtime. Satisfies `engines.base.Engine`.
 
-    Decodes greedily: a job that asks for more beams fails. (CTranslate2's engine follows them.)
-
     Args:
         model: name, path or hub id; see `resolve_model`. The files are those of CTranslate2.
         compute_type: ``"int8"``, ``"float32"``, or ``"auto"``: int8.
@@ -71,5 +69,4 @@ class OnnxEngine(WindowEngine[EncodedWindows]):
             device="cpu",
             languages=frozenset(vocabulary.language_tokens),
             max_batch_size=self._max_batch_size or MAX_BATCH_SIZE,
-            max_beam_size=1,
         )

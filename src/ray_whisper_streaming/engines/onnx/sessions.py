@@ -16,7 +16,7 @@ from ray_whisper_streaming.engines.onnx.decoder import decoder_graph
 from ray_whisper_streaming.engines.onnx.encoder import encoder_graph
 from ray_whisper_streaming.engines.weights import WhisperWeights
 
-__all__ = ["CrossCache", "Decoder", "DecoderOutput", "Encoder"]
+__all__ = ["CrossCache", "Decoder", "DecoderOutput", "Encoder", "Int64"]
 
 Int64 = npt.NDArray[np.int64]
 
@@ -107,7 +107,7 @@ class DecoderOutput:
 
     Attributes:
         chances: of each token to come next, shape (wanted, vocabulary).
-        attention: of the alignment heads, shape (batch, alignment heads, tokens, positions).
+        attention: of the alignment heads, shape (windows, alignment heads, beams * tokens, positions).
         cache: keys and values of all tokens so far, shape (batch, heads, tokens, size) each.
     """
 
@@ -149,12 +149,12 @@ class Decoder:
         """One pass.
 
         Args:
-            tokens: shape (batch, tokens).
+            tokens: shape (batch, tokens), for a batch of equally many beams of each window, window by window.
             positions: of each token in its own text, shape (batch, tokens).
             mask: added to the scores of the self-attention, shape (batch, 1, tokens, past + tokens).
             wanted: behind which of all (batch * tokens) the next token is asked for.
             past: the cache of the pass before.
-            cross: of the same windows.
+            cross: of the windows.
         """
         feed: dict[str, Any] = {
             "hidden": self._embeddings[tokens].astype(np.float32) + self._positions[positions],
