@@ -11,7 +11,7 @@ from ray_whisper_streaming.server.keys import KeyLimits, Keyring
 from ray_whisper_streaming.server.refusal import Refusal
 from ray_whisper_streaming.server.tokens import TOKEN_PREFIX
 
-__all__ = ["Access", "Credential", "Principal", "find_credential"]
+__all__ = ["Access", "Credential", "Principal", "choose_subprotocol", "find_credential"]
 
 ANY_ORIGIN = "*"
 
@@ -59,13 +59,22 @@ def find_credential(connection: HTTPConnection) -> Credential | None:
     if kind.lower() in SUBPROTOCOL_MARKS and text.strip():
         return Credential(text.strip())
     offered: Sequence[str] = connection.scope.get("subprotocols", ())
-    for mark, following in zip(offered, [*offered[1:], ""], strict=True):
+    for mark, following in zip(offered, (*offered[1:], ""), strict=False):
         if mark.startswith(SUBPROTOCOL_PREFIX):
             return Credential(mark.removeprefix(SUBPROTOCOL_PREFIX))
         if mark.lower() in SUBPROTOCOL_MARKS and following:
             return Credential(following)
     token = connection.query_params.get("token")
     return Credential(token, in_query=True) if token else None
+
+
+def choose_subprotocol(connection: HTTPConnection, *known: str) -> str | None:
+    """The subprotocol to answer with: one of ``known``, or the mark in front of a credential, if offered.
+
+    A browser that offered some gives up where the server takes none of them.
+    """
+    offered: Sequence[str] = connection.scope.get("subprotocols", ())
+    return next((name for name in offered if name in known or name.lower() in SUBPROTOCOL_MARKS), None)
 
 
 class Access:

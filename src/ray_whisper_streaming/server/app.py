@@ -45,9 +45,9 @@ from contextlib import asynccontextmanager
 from starlette.applications import Starlette
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 
-from ray_whisper_streaming.server import health
+from ray_whisper_streaming.server import health, native
 from ray_whisper_streaming.server.gateway import Gateway
 from ray_whisper_streaming.server.refusal import Refusal
 
@@ -60,6 +60,8 @@ def routes() -> list[BaseRoute]:
         Route("/healthz", health.healthz),
         Route("/readyz", health.readyz),
         Route("/metrics", health.metrics),
+        WebSocketRoute("/v1/stream", native.stream),
+        WebSocketRoute("/v1/stream/{session_id}/events", native.events),
     ]
 
 

@@ -232,7 +232,7 @@ class Setting:
             raise ConfigurationError(self.variable, text, self.kind.__name__) from None
 
     def _parts(self, value: Any) -> tuple[Any, ...]:
-        return value if self.many and isinstance(value, tuple) else (value,)
+        return cast("tuple[Any, ...]", value) if self.many and isinstance(value, tuple) else (value,)
 
     def _is_kind(self, value: Any) -> bool:
         if self.kind is float:

@@ -72,6 +72,7 @@ class Gateway:
         self.admission = Admission(config, clock)
         self.metrics = Metrics()
         self.sessions: dict[str, Session] = {}
+        self.kept: dict[str, Session] = {}
         self.ready = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -102,6 +103,7 @@ class Gateway:
         *,
         protocol: str,
         live: bool = True,
+        notes: bool = False,
     ) -> Session:
         """Let a session in and open its streams. Close it whatever happens.
 
@@ -111,6 +113,7 @@ class Gateway:
             audio: what will be pushed; 16 kHz mono int16 if not said.
             protocol: its name in logs and metrics.
             live: audio comes as it is spoken; False for recordings, whose lag means nothing.
+            notes: the session tells `Progress` and `Lagging`.
 
         Raises:
             Refusal: see `Admission.admit`.
@@ -139,6 +142,7 @@ class Gateway:
                 observe=self._observe,
                 forget=self._forget,
                 live=live,
+                notes=notes,
                 clock=self.clock,
             )
         except RayWhisperError:
@@ -159,6 +163,12 @@ class Gateway:
             },
         )
         return session
+
+    def keep(self, session: Session) -> None:
+        """Keep a session that has ended, for a client that lost its connection before it heard the end."""
+        self.kept[session.session_id] = session
+        loop = asyncio.get_running_loop()
+        loop.call_later(self.config.resume_s, self.kept.pop, session.session_id, None)
 
     # ---------------------------------------------------------------- running
 
@@ -245,6 +255,7 @@ class Gateway:
     def _enforce_limits(self) -> None:
         now, config = self.clock(), self.config
         for session in list(self.sessions.values()):
+            session.look()
             if now - session.heard_at > config.idle_s:
                 session.end("idle")
             elif now - session.opened_at > config.session_s:

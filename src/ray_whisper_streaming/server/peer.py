@@ -14,22 +14,25 @@ MAX_REASON_BYTES = 123
 """What a closing frame holds besides its code (RFC 6455, 5.5)."""
 
 
+NO_STATUS, ABNORMAL = 1005, 1006
+"""Codes that stand for a connection that ended without any."""
+
+
 class PeerGone(Exception):
     """The connection is over.
 
     Attributes:
         code: of the closing; 1005 and 1006 where there was none.
-        closed: the client closed it in due form; else it vanished, or was cut off.
     """
 
-    def __init__(self, why: str, code: int = 1006) -> None:
+    def __init__(self, why: str, code: int = ABNORMAL) -> None:
         super().__init__(why)
         self.code = code
 
     @property
     def closed(self) -> bool:
-        """Whether the client closed it in due form, rather than vanished."""
-        return self.code in (1000, 1001)
+        """Whether a side closed it in due form, rather than the client vanished."""
+        return self.code not in (NO_STATUS, ABNORMAL)
 
 
 class Peer:
@@ -49,7 +52,7 @@ class Peer:
         """The next message. Raises `PeerGone`."""
         message = await self._websocket.receive()
         if message["type"] == "websocket.disconnect":
-            raise PeerGone("the client has gone", message.get("code") or 1005)
+            raise PeerGone("the client has gone", message.get("code") or NO_STATUS)
         data: bytes | None = message.get("bytes")
         return message["text"] if data is None else data
 

@@ -18,7 +18,7 @@ from ray_whisper_streaming.server.admission import Lease
 from ray_whisper_streaming.server.audio import AudioFormat, Decoder
 from ray_whisper_streaming.server.intake import AudioIntake, Decoded, Finish, Flush, Received
 
-__all__ = ["AudioRejected", "Draining", "Ending", "Notice", "Session", "SessionEvent"]
+__all__ = ["AudioRejected", "Draining", "Ending", "Lagging", "Notice", "Progress", "Session", "SessionEvent"]
 
 INBOX_S = 2.0
 """Audio a session may have waiting for the intake; then its socket is not read, and TCP slows the client down."""
@@ -34,6 +34,13 @@ MAX_EVENTS = 16
 
 MAX_NOTICES = 8
 """Notices waiting likewise; of more than that, the oldest are dropped."""
+
+PROGRESS_S = 1.0
+"""Progress smaller than this is not told."""
+
+LAGGING_S, CAUGHT_UP_S = 4.0, 2.0
+"""A live session that lags more than the first is told, and told again when it lags less than the second. Without load
+it is the time between two passes and the silence that ends an utterance: 1.3 s."""
 
 LIVE_SLACK_S = 3.0
 """Audio that comes faster than it can be spoken is no live session; buffers on the way may hold so much."""
@@ -63,7 +70,25 @@ class Ending:
     reason: str
 
 
-Notice: TypeAlias = AudioRejected | Draining | Ending
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """All audio before ``until_s`` is committed in every channel. Only for sessions opened with ``notes=True``."""
+
+    until_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Lagging:
+    """Text comes late: ``lag_s`` seconds of audio wait. Only for sessions opened with ``notes=True``.
+
+    ``over`` tells the end of it.
+    """
+
+    lag_s: float
+    over: bool = False
+
+
+Notice: TypeAlias = AudioRejected | Draining | Ending | Progress | Lagging
 SessionEvent: TypeAlias = Event | Notice
 
 
@@ -80,6 +105,7 @@ class Session:
         observe: told of every event of a stream, for metrics.
         forget: told at the end.
         live: audio is sent while it is spoken.
+        notes: tell `Progress` and `Lagging`.
         clock: monotonic seconds.
     """
 
@@ -95,6 +121,7 @@ class Session:
         observe: Callable[[Session, AsyncLiveStream, Event], None],
         forget: Callable[[Session], None],
         live: bool = True,
+        notes: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.session_id = session_id
@@ -104,9 +131,14 @@ class Session:
         self.streams = tuple(streams)
         self.decoders: list[Decoder] = audio.decoders()
         self.ending: str | None = None
+        self.owner: object = None
+        """For the protocol to keep here what belongs to the session."""
         self.opened_at = clock()
         self.heard_at = self.opened_at
         self._live = live
+        self._notes = notes
+        self._told_s = 0.0
+        self._lagging = False
         self._intake = intake
         self._observe = observe
         self._forget = forget
@@ -257,6 +289,21 @@ class Session:
             self.ending = reason
             self.notify(Ending(reason))
             self.finish()
+
+    def look(self) -> None:
+        """Tell how it goes, where there is news; the gateway calls it once a second."""
+        if not self._notes or self._closed:
+            return
+        kept_s, lag_s = self.kept_from_s, self.lag_s
+        if kept_s >= self._told_s + PROGRESS_S:
+            self._told_s = kept_s
+            self.notify(Progress(kept_s))
+        if self._lagging and lag_s < CAUGHT_UP_S:
+            self._lagging = False
+            self.notify(Lagging(lag_s, over=True))
+        elif not self._lagging and lag_s > LAGGING_S and self.is_live:
+            self._lagging = True
+            self.notify(Lagging(lag_s))
 
     def notify(self, notice: Notice) -> None:
         """Put a notice before the other events."""
