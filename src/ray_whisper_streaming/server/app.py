@@ -47,7 +47,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
-from ray_whisper_streaming.server import health, native
+from ray_whisper_streaming.server import health, minting, native
 from ray_whisper_streaming.server.gateway import Gateway
 from ray_whisper_streaming.server.refusal import Refusal
 
@@ -60,6 +60,7 @@ def routes() -> list[BaseRoute]:
         Route("/healthz", health.healthz),
         Route("/readyz", health.readyz),
         Route("/metrics", health.metrics),
+        Route("/v1/tokens", minting.mint, methods=["POST"]),
         WebSocketRoute("/v1/stream", native.stream),
         WebSocketRoute("/v1/stream/{session_id}/events", native.events),
     ]
