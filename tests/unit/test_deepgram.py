@@ -28,7 +28,7 @@ from ray_whisper_streaming.core.events import (
 )
 from ray_whisper_streaming.core.transcript import Word
 from ray_whisper_streaming.errors import PoolError
-from ray_whisper_streaming.wire.actions import FeedAudio, FinishStream, FlushStream, OpenStream
+from ray_whisper_streaming.wire.actions import FeedAudio, FinishStream, FlushStream
 from ray_whisper_streaming.wire.deepgram import ListenProtocol
 from ray_whisper_streaming.wire.deepgram_query import ListenQuery
 
@@ -95,14 +95,10 @@ def final(*texts: str, end: bool = False) -> Final:
     return Final(utterance=0, words=words(*texts), end_of_stream=end)
 
 
-def test_audio_opens_the_stream() -> None:
+def test_binary_messages_are_audio() -> None:
     peer = Peer()
     peer.protocol.receive_message(b"\1\2")
-    opened, fed = peer.protocol.actions()
-    assert isinstance(opened, OpenStream)
-    assert fed == FeedAudio(b"\1\2")
-    peer.protocol.receive_message(b"\3")
-    assert peer.protocol.actions() == [FeedAudio(b"\3")]
+    assert peer.protocol.actions() == [FeedAudio(b"\1\2")]
 
 
 def test_an_utterance() -> None:
@@ -286,7 +282,17 @@ def test_bad_messages_are_answered_and_harm_nothing(message: str) -> None:
     (error,) = peer.read()
     assert (error["type"], error["variant"]) == ("Error", "SchemaError")
     peer.protocol.receive_message(b"\0\0")
-    assert len(peer.protocol.actions()) == 2
+    assert len(peer.protocol.actions()) == 1
+
+
+def test_the_server_ends_the_connection() -> None:
+    peer = Peer()
+    peer.protocol.receive_message(b"\0\0")
+    peer.protocol.receive_ending(1011, "NET-0001")
+    assert peer.read() == []
+    peer.hear(committed(" Bye."), final(" Bye.", end=True))
+    assert [each["type"] for each in peer.read()] == ["Results", "Metadata"]
+    assert peer.protocol.close == (1011, "NET-0001")
 
 
 def test_audio_that_is_none_ends_the_connection() -> None:

@@ -82,7 +82,9 @@ def test_models(name: str | None, model: str) -> None:
 
 
 def test_language_tags_and_delays() -> None:
-    config = update(transcription={"language": "pt-BR", "languages": ["en", "zh_TW"], "delay": "high"})
+    config = update(
+        transcription={"model": "base", "language": "pt-BR", "languages": ["en", "zh_TW"], "delay": "high"}
+    )
     options = config.stream_options()
     assert (options.language, options.allowed_languages, options.commit_delay_s) == ("pt", ("en", "zh"), 1.0)
 
@@ -127,7 +129,8 @@ def test_bad_sessions(session: object, param: str, code: str) -> None:
             "invalid_value",
         ),
         ({"transcription": {"languge": "en"}}, "transcription.languge", "unknown_parameter"),
-        ({"transcription": {"language": "tlh"}}, "transcription.language", "invalid_value"),
+        ({"transcription": {"model": "base", "language": "tlh"}}, "transcription.language", "invalid_value"),
+        ({"transcription": {"language": "de"}}, "transcription.language", "invalid_value"),
         ({"transcription": {"languages": ["en", "tlh"]}}, "transcription.languages", "invalid_value"),
         ({"transcription": {"model": "parakeet"}}, "transcription.model", "model_not_found"),
         ({"transcription": {"keywords": ["x" * 5000]}}, "transcription.keywords", "invalid_value"),

@@ -47,7 +47,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
-from ray_whisper_streaming.server import health, minting, native
+from ray_whisper_streaming.server import deepgram, health, minting, native, openai_realtime
 from ray_whisper_streaming.server.gateway import Gateway
 from ray_whisper_streaming.server.refusal import Refusal
 
@@ -63,6 +63,9 @@ def routes() -> list[BaseRoute]:
         Route("/v1/tokens", minting.mint, methods=["POST"]),
         WebSocketRoute("/v1/stream", native.stream),
         WebSocketRoute("/v1/stream/{session_id}/events", native.events),
+        WebSocketRoute("/v1/realtime", openai_realtime.realtime),
+        Route("/v1/realtime/client_secrets", openai_realtime.client_secrets, methods=["POST"]),
+        WebSocketRoute("/v1/listen", deepgram.listen),
     ]
 
 

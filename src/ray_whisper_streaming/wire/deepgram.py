@@ -1,7 +1,8 @@
 """Deepgram's streaming protocol (``/v1/listen``), the server's side.
 
-The shell gives it the client's messages (`receive_message`), the channels' events (`receive_event`) and how far each
-channel was heard (`receive_progress`), and after each asks what to do (`actions`) and what to send (`messages`).
+The shell opens a session as the query has it, before it lets the client in. Then it gives the client's messages
+(`receive_message`), the channels' events (`receive_event`) and how far each channel was heard (`receive_progress`), and
+after each asks what to do (`actions`) and what to send (`messages`), until `close` is set.
 
 Words that are committed become a ``Results`` with ``is_final``, words that may still change one without; each tells
 only what no final result told before. A pause ends the utterance with ``speech_final``. Events given between two calls
@@ -30,10 +31,10 @@ from ray_whisper_streaming.core.events import (
     StreamFailed,
 )
 from ray_whisper_streaming.core.transcript import Word
-from ray_whisper_streaming.wire.actions import Action, FeedAudio, FinishStream, FlushStream, OpenStream
+from ray_whisper_streaming.wire.actions import Action, FeedAudio, FinishStream, FlushStream
 from ray_whisper_streaming.wire.deepgram_query import ListenQuery
 
-__all__ = ["DATA_ERROR", "ListenProtocol", "handshake_error"]
+__all__ = ["DATA_ERROR", "ListenProtocol", "error_message", "handshake_error"]
 
 DATA_ERROR = "DATA-0000"
 """The reason the connection is closed with when the audio can't be decoded."""
@@ -79,8 +80,9 @@ class ListenProtocol:
         self._messages: list[bytes] = []
         count = query.audio.channels if query.audio.separate else 1
         self._channels = [_Channel() for _ in range(count)]
-        self._opened = False
+        self._fed = False
         self._ending = False
+        self._end: tuple[int, str] = (1000, "")
         self._finalizing: set[str] = set()
         self._finalize_count = 0
         self._sha256 = hashlib.sha256()
@@ -106,7 +108,7 @@ class ListenProtocol:
                     self._results(index, words, is_final=False)
         if self._ending and self.close is None and all(channel.over for channel in self._channels):
             self._metadata()
-            self.close = (1000, "")
+            self.close = self._end
         ready, self._messages = self._messages, []
         return ready
 
@@ -121,7 +123,7 @@ class ListenProtocol:
                 self._finish()
                 return
             self._sha256.update(message)
-            self._open()
+            self._fed = True
             self._actions.append(FeedAudio(message))
             return
         try:
@@ -132,7 +134,6 @@ class ListenProtocol:
         if kind == "KeepAlive":
             pass  # that it came is all
         elif kind == "Finalize":
-            self._open()
             self._finalize_count += 1
             flush_id = f"finalize-{self._finalize_count}"
             self._finalizing.add(flush_id)
@@ -151,6 +152,11 @@ class ListenProtocol:
         else:
             self._error("SchemaError", "not a message of this protocol")
 
+    def receive_ending(self, code: int, reason: str) -> None:
+        """The server ends the streams; once their last events are there, close with this code and reason."""
+        self._ending = True
+        self._end = (code, reason)
+
     def receive_bad_audio(self, why: str) -> None:
         """The audio can't be decoded, so the shell closed the streams: tell, and end the connection."""
         self._error("DataError", why)
@@ -161,13 +167,17 @@ class ListenProtocol:
 
     def receive_progress(self, index: int, heard_s: float, *, settled: bool) -> None:
         """Channel ``index`` has audio up to ``heard_s``; ``settled``: all of it is decoded or silence."""
-        self._heard_s = max(self._heard_s, heard_s)
+        self.receive_duration(heard_s)
         channel = self._channels[index]
         end_s, wait_s = channel.last_word_end_s, self.query.utterance_end_s
         if end_s is None or wait_s is None or channel.speaking or channel.pauses or not settled:
             return
         if heard_s - end_s >= wait_s:
             self._utterance_end(index)
+
+    def receive_duration(self, heard_s: float) -> None:
+        """So much audio came; the closing metadata tell it."""
+        self._heard_s = max(self._heard_s, heard_s)
 
     def receive_event(self, index: int, event: Event) -> None:
         """Take the next event of channel ``index``; `Flushed` once for all channels, when the last one is."""
@@ -219,18 +229,13 @@ class ListenProtocol:
 
     # ---------------------------------------------------------------- inside
 
-    def _open(self) -> None:
-        if not self._opened:
-            self._opened = True
-            self._actions.append(OpenStream(options=self.query.options, audio=self.query.audio))
-
     def _finish(self) -> None:
         self._ending = True
-        if self._opened:
+        if self._fed:
             self._actions.append(FinishStream())
-        else:
-            for channel in self._channels:
-                channel.over = True
+            return
+        for channel in self._channels:  # there is nothing to wait for
+            channel.over = True
 
     def _tell_final(self, index: int, *, speech_final: bool = False, from_finalize: bool = False) -> None:
         channel = self._channels[index]
@@ -305,13 +310,20 @@ class ListenProtocol:
         )
 
     def _error(self, variant: str, description: str) -> None:
-        self._send({"type": "Error", "variant": variant, "description": description, "message": description})
+        self._messages.append(error_message(variant, description))
 
     def _place(self, index: int) -> list[int]:
         return [index, len(self._channels)]
 
     def _send(self, message: dict[str, Any]) -> None:
         self._messages.append(msgspec.json.encode(message))
+
+
+def error_message(variant: str, description: str) -> bytes:
+    """An ``Error`` message."""
+    return msgspec.json.encode(
+        {"type": "Error", "variant": variant, "description": description, "message": description}
+    )
 
 
 def handshake_error(request_id: str, code: str, message: str) -> dict[str, str]:

@@ -40,7 +40,7 @@ from ray_whisper_streaming.core.transcript import Word
 from ray_whisper_streaming.wire.actions import Action, FeedAudio, FinishStream, FlushStream, OpenStream
 from ray_whisper_streaming.wire.openai_session import BadParameter, SessionConfig
 
-__all__ = ["RealtimeProtocol"]
+__all__ = ["RealtimeProtocol", "error_event"]
 
 MAX_APPEND_BYTES = 15 * 1024 * 1024
 """Audio in one append at most, before base64: the protocol's own limit."""
@@ -423,6 +423,12 @@ class RealtimeProtocol:
     def _send(self, kind: str, **fields: Any) -> None:
         event = {"type": kind, "event_id": f"event_{self.session_id}_{next(self._event_numbers)}", **fields}
         self._messages.append(msgspec.json.encode(event))
+
+
+def error_event(message: str, *, code: str, kind: str, param: str | None = None) -> bytes:
+    """An ``error`` event of a connection that became no session."""
+    error = {"type": kind, "code": code, "message": message, "param": param, "event_id": None}
+    return msgspec.json.encode({"type": "error", "event_id": "event_0", "error": error})
 
 
 def _decoded(message: str | bytes) -> dict[str, Any]:

@@ -40,6 +40,9 @@ FOREIGN_MODELS = re.compile(r"whisper-1|gpt-.*(transcribe|whisper|realtime).*")
 VOICE_OPTIONS = ("create_response", "interrupt_response", "idle_timeout_ms")
 """Of conversations; here is nobody who would respond."""
 
+ENGLISH_ONLY = ".en"
+"""How the names of Whisper's models for English alone end."""
+
 MAX_TEXT = 4_000
 """Characters of a prompt, and of all keywords: more than Whisper's context takes."""
 
@@ -219,10 +222,15 @@ class SessionConfig:
             raise BadParameter(
                 "the keywords are too long", param="session.audio.input.transcription.keywords"
             )
+        model = self._model(wanted.model)
+        if (model or self.models[0]).endswith(ENGLISH_ONLY) and self.language not in (None, AUTO, "en"):
+            raise BadParameter(
+                "the model knows English alone", param="session.audio.input.transcription.language"
+            )
         try:
             return replace(
                 self.base,
-                model=self._model(wanted.model),
+                model=model,
                 language=self.language or self.base.language,
                 allowed_languages=tuple(map(_code, wanted.languages or ())) or self.base.allowed_languages,
                 prompt=wanted.prompt or self.base.prompt,
