@@ -54,8 +54,9 @@ def decode_file(
     """
     path = os.fspath(cast("os.PathLike[str]", file)) if isinstance(file, (str, os.PathLike)) else None
     name = "the input" if path is None else os.path.basename(path)
+    options = {"format_whitelist": SAFE_FORMATS} if untrusted else {}
     try:
-        opened: Any = av.open(path or file, options={"format_whitelist": SAFE_FORMATS} if untrusted else {})
+        opened: Any = av.open(path or file, "r", options=options)
         with opened as container:
             if not container.streams.audio:
                 raise AudioError(f"{name} holds no audio")

@@ -47,7 +47,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
-from ray_whisper_streaming.server import deepgram, health, minting, native, openai_realtime
+from ray_whisper_streaming.server import deepgram, health, minting, native, openai_realtime, rest
 from ray_whisper_streaming.server.gateway import Gateway
 from ray_whisper_streaming.server.refusal import Refusal
 
@@ -66,6 +66,10 @@ def routes() -> list[BaseRoute]:
         WebSocketRoute("/v1/realtime", openai_realtime.realtime),
         Route("/v1/realtime/client_secrets", openai_realtime.client_secrets, methods=["POST"]),
         WebSocketRoute("/v1/listen", deepgram.listen),
+        Route("/v1/audio/transcriptions", rest.transcriptions, methods=["POST"]),
+        Route("/v1/audio/translations", rest.translations, methods=["POST"]),
+        Route("/v1/models", rest.models),
+        Route("/v1/models/{model:path}", rest.model),
     ]
 
 

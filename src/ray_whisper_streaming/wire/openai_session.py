@@ -18,7 +18,7 @@ from ray_whisper_streaming.core.options import AUTO, EndpointingOptions, StreamO
 from ray_whisper_streaming.errors import ConfigurationError, ProtocolError
 from ray_whisper_streaming.wire.actions import AudioFormat
 
-__all__ = ["BadParameter", "SessionConfig", "is_foreign_model"]
+__all__ = ["BadParameter", "SessionConfig", "endpointing_fields", "is_foreign_model", "language_code"]
 
 PCM_RATE, TELEPHONE_RATE = 24_000, 8_000
 """The only rates the protocol has: 16-bit PCM and G.711."""
@@ -208,7 +208,7 @@ class SessionConfig:
     def language(self) -> str | None:
         """The language the client named, as Whisper's code."""
         named = self.session.audio.input.transcription.language
-        return _code(named) if named else None
+        return language_code(named) if named else None
 
     def stream_options(self) -> StreamOptions:
         """The options of a stream that serves this session.
@@ -232,7 +232,8 @@ class SessionConfig:
                 self.base,
                 model=model,
                 language=self.language or self.base.language,
-                allowed_languages=tuple(map(_code, wanted.languages or ())) or self.base.allowed_languages,
+                allowed_languages=tuple(map(language_code, wanted.languages or ()))
+                or self.base.allowed_languages,
                 prompt=wanted.prompt or self.base.prompt,
                 hotwords=keywords or self.base.hotwords,
                 commit_delay_s=DELAYS[wanted.delay] if wanted.delay else self.base.commit_delay_s,
@@ -266,21 +267,38 @@ class SessionConfig:
         return self.base.model
 
     def _endpointing(self) -> EndpointingOptions:
-        vad = self.session.audio.input.turn_detection
+        vad, base = self.session.audio.input.turn_detection, self.base.endpointing
         if vad is None:
-            return replace(self.base.endpointing, min_silence_s=MANUAL_SILENCE_S)
-        silence_s = vad.silence_duration_ms / 1000
-        return replace(
-            self.base.endpointing,
+            return replace(base, min_silence_s=MANUAL_SILENCE_S)
+        fields = endpointing_fields(
+            base,
             threshold=vad.threshold,
-            release=max(0.0, vad.threshold - RELEASE_MARGIN),
-            start_padding_s=vad.prefix_padding_ms / 1000,
-            min_silence_s=silence_s,
-            end_padding_s=min(self.base.endpointing.end_padding_s, silence_s),
+            silence_ms=vad.silence_duration_ms,
+            padding_ms=vad.prefix_padding_ms,
         )
+        return replace(base, **fields)
 
 
-def _code(language: str) -> str:
+def endpointing_fields(
+    base: EndpointingOptions,
+    *,
+    threshold: float | None = None,
+    silence_ms: float | None = None,
+    padding_ms: float | None = None,
+) -> dict[str, float]:
+    """The fields of `EndpointingOptions` that the protocol's ``server_vad`` changes."""
+    fields: dict[str, float] = {}
+    if threshold is not None:
+        fields |= {"threshold": threshold, "release": max(0.0, threshold - RELEASE_MARGIN)}
+    if silence_ms is not None:
+        silence_s = silence_ms / 1000
+        fields |= {"min_silence_s": silence_s, "end_padding_s": min(base.end_padding_s, silence_s)}
+    if padding_ms is not None:
+        fields["start_padding_s"] = padding_ms / 1000
+    return fields
+
+
+def language_code(language: str) -> str:
     """Whisper's code of a language tag: ``pt-BR`` is ``pt``."""
     return re.split("[-_]", language, maxsplit=1)[0].lower() or AUTO
 
