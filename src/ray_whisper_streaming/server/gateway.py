@@ -166,6 +166,8 @@ class Gateway:
 
     def keep(self, session: Session) -> None:
         """Keep a session that has ended, for a client that lost its connection before it heard the end."""
+        if not self.config.resume_s:
+            return
         self.kept[session.session_id] = session
         loop = asyncio.get_running_loop()
         loop.call_later(self.config.resume_s, self.kept.pop, session.session_id, None)

@@ -20,8 +20,10 @@ __all__ = ["AudioIntake", "Decoded", "Finish", "Flush", "Inlet", "Received", "de
 
 logger = logging.getLogger(__name__)
 
-TICK_S = 0.04
-"""How long packets wait at most: two of the usual 20 ms, a twelfth of the time between two passes."""
+TICK_RANGE_S = (0.03, 0.1)
+TICK_PER_INLET_S = 0.0005
+"""How long packets wait: the more sessions, the longer, from one packet to a fifth of the time between two passes.
+Voice activity gains most: it takes 32 ms at a time, and three in one call cost about half of what three calls do."""
 
 
 class Flush:
@@ -72,6 +74,7 @@ class AudioIntake:
     def __init__(self) -> None:
         self._waiting: dict[Inlet, None] = {}
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="audio-decoding")
+        self._tick_s = TICK_RANGE_S[0]
         self._timer: asyncio.TimerHandle | None = None
         self._working: asyncio.Task[None] | None = None
 
@@ -79,7 +82,7 @@ class AudioIntake:
         """The inlet has received something."""
         self._waiting[inlet] = None
         if self._timer is None and self._working is None:
-            self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+            self._timer = asyncio.get_running_loop().call_later(self._tick_s, self._tick)
 
     async def aclose(self) -> None:
         """Stop; what waits is dropped. Safe to call twice."""
@@ -94,6 +97,8 @@ class AudioIntake:
     def _tick(self) -> None:
         self._timer = None
         waiting, self._waiting = self._waiting, {}
+        shortest_s, longest_s = TICK_RANGE_S
+        self._tick_s = min(shortest_s + TICK_PER_INLET_S * len(waiting), longest_s)
         heavy: list[tuple[Inlet, list[Received]]] = []
         for inlet in waiting:
             received = inlet.take()
@@ -115,7 +120,7 @@ class AudioIntake:
         finally:
             self._working = None
             if self._waiting and self._timer is None:
-                self._timer = loop.call_later(TICK_S, self._tick)
+                self._timer = loop.call_later(self._tick_s, self._tick)
 
 
 def decode(decoders: Sequence[Decoder], received: Sequence[Received]) -> list[Decoded]:

@@ -186,9 +186,9 @@ class Conversation:
             )
         finally:
             self.log.end()
-            await self.session.aclose()
-            if self._peer is None:
-                self._gateway.keep(self.session)
+            if not self.session.closed:
+                self._gateway.keep(self.session)  # nobody knows whether the client hears the end
+                await self.session.aclose()
 
     def _append(self, channel: int, event: SessionEvent) -> None:
         rate = self.session.audio.sample_rate
@@ -226,11 +226,8 @@ class Conversation:
         """The connection was lost: wait for the client to come back, if it may."""
         self._peer = None
         wait_s = self._gateway.config.resume_s
-        if gone.closed or not wait_s:
+        if gone.closed or not wait_s or self.session.closed:
             await self.session.aclose()
-            return
-        if self.session.closed:
-            self._gateway.keep(self.session)  # its last events may not have arrived
             return
         logger.info("connection lost", extra={"session": self.session.session_id})
         self._grace = asyncio.get_running_loop().call_later(wait_s, self._give_up)

@@ -1,4 +1,6 @@
-"""uvicorn's protocols, with the ends they leave open: connections that say nothing, and closings that never finish."""
+"""uvicorn's protocols, with the ends they leave open: connections that say nothing, and closings that never finish; and
+with a short way for audio.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.speedups import apply_mask
 
 __all__ = ["Http", "WebSockets"]
 
@@ -16,6 +19,14 @@ FIRST_REQUEST_S = 10.0
 
 LINGER_S = 5.0
 """How long what was written last may take to be read, after all is said."""
+
+# RFC 6455, 5.2
+WHOLE_BINARY = 0x82
+"""First byte of an unfragmented binary frame without extensions."""
+FIN, OPCODE, MASKED, LENGTH = 0x80, 0x0F, 0x80, 0x7F
+FIRST_CONTROL_OPCODE = 0x08
+LENGTH_IN_2, LENGTH_IN_8 = 126, 127
+SHORTEST_HEAD, MASK_BYTES = 2, 4
 
 
 class Http(H11Protocol):
@@ -42,7 +53,31 @@ class Http(H11Protocol):
 
 
 class WebSockets(WebSocketsSansIOProtocol):
-    """Ends connections whose peer does not read the rest."""
+    """Ends connections whose peer does not read the rest, and takes whole binary frames by a short way.
+
+    Audio comes 50 times a second and session, in frames of the plainest kind. They are cut out of the data here;
+    all others, and all that is not as it should be, go through websockets' own parser, one whole frame at a time, so
+    that it always stands between two frames.
+    """
+
+    _requested = False
+    _shortcut = True
+    _in_fragments = False
+    _rest = bytearray()
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        if not self._shortcut or not self.handshake_complete:
+            # Whoever sends frames before the handshake is answered has the parser in an unknown place.
+            self._shortcut = self._shortcut and not self._requested
+            self._requested = True
+            super().data_received(data)
+            return
+        if self._rest:
+            self._rest += data
+            self._cut_frames(self._rest)
+        else:
+            self._cut_frames(data)
 
     def on_task_complete(self, task: asyncio.Task[None]) -> None:
         """The endpoint has returned: the rest of the closing gets its time, and no more."""
@@ -54,7 +89,52 @@ class WebSockets(WebSocketsSansIOProtocol):
         super().keepalive_timeout()
         self._end_soon()
 
+    def _cut_frames(self, data: bytes | bytearray) -> None:
+        start = 0
+        while (frame := _find_frame(data, start)) is not None:
+            payload, end = frame
+            if end - payload > self.config.ws_max_size:
+                # Not waited for: the parser says at once that it is too big.
+                self._shortcut, self._rest = False, bytearray()
+                super().data_received(bytes(data[start:]))
+                return
+            if end > len(data):
+                break
+            first = data[start]
+            if first == WHOLE_BINARY and data[start + 1] & MASKED and not self._in_fragments:
+                self.curr_msg_data_type = "bytes"
+                mask = data[payload - MASK_BYTES : payload]
+                self.frames = [apply_mask(bytes(data[payload:end]), bytes(mask))]
+                self.send_receive_event_to_app()
+            else:
+                if first & OPCODE < FIRST_CONTROL_OPCODE:
+                    self._in_fragments = not first & FIN
+                super().data_received(bytes(data[start:end]))
+                if self.transport.is_closing():
+                    return
+            start = end
+        self._rest = bytearray(data[start:])
+
     def _end_soon(self) -> None:
         transport: Any = self.transport
         if transport is not None and not self.disconnected:
             self.loop.call_later(LINGER_S, transport.abort)
+
+
+def _find_frame(data: bytes | bytearray, start: int) -> tuple[int, int] | None:
+    """Where the payload of the frame at ``start`` begins and ends, maybe beyond the data; None: not all of its head is
+    there.
+    """
+    there = len(data) - start
+    if there < SHORTEST_HEAD:
+        return None
+    second = data[start + 1]
+    length, head = second & LENGTH, SHORTEST_HEAD
+    wide = 2 if length == LENGTH_IN_2 else 8 if length == LENGTH_IN_8 else 0
+    head += wide + (MASK_BYTES if second & MASKED else 0)
+    if there < head:
+        return None
+    if wide:
+        at = start + SHORTEST_HEAD
+        length = int.from_bytes(data[at : at + wide], "big")
+    return start + head, start + head + length
