@@ -18,6 +18,10 @@ NO_STATUS, ABNORMAL = 1005, 1006
 """Codes that stand for a connection that ended without any."""
 
 
+CODE_WAIT_S = 1.0
+"""How long the code of a connection that has ended is looked for; it is there already, or never will be."""
+
+
 class PeerGone(Exception):
     """The connection is over.
 
@@ -77,7 +81,17 @@ class Peer:
             raise PeerGone("the client does not read") from None
         except (WebSocketDisconnect, RuntimeError, OSError):
             # Starlette and uvicorn say it in different ways, according to where the client was last seen.
-            raise PeerGone("the client has gone") from None
+            raise PeerGone("the client has gone", await self._closing_code()) from None
+
+    async def _closing_code(self) -> int:
+        """How it went, when the sending noticed first: the reading end knows. What it sent before is of no use now."""
+        try:
+            while True:
+                await asyncio.wait_for(self.receive(), CODE_WAIT_S)
+        except PeerGone as gone:
+            return gone.code
+        except (asyncio.TimeoutError, RuntimeError):
+            return ABNORMAL
 
 
 async def side_by_side(reading: Coroutine[Any, Any, None], writing: Coroutine[Any, Any, None]) -> None:
