@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -38,7 +38,7 @@ class Served:
 
 
 @contextmanager
-def serving(*arguments: str) -> Iterator[Served]:
+def serving(*arguments: str) -> Generator[Served]:
     """Start the server, wait until its workers are warm, and end it in good order."""
     command = [sys.executable, "-m", "ray_whisper_streaming", "serve", "--port", "0", *arguments]
     with tempfile.TemporaryFile("w+") as errors:

@@ -138,6 +138,13 @@ def test_garbage_is_an_error(codec: Any) -> None:
         decode(CodedAudio(codec=codec), [framed(garbage) if codec == "opus" else garbage])
 
 
+def test_garbage_is_found_out_before_its_end() -> None:
+    (decoder,) = CodedAudio().decoders()
+    with pytest.raises(AudioError):
+        for piece in cut(np.random.default_rng(3).bytes(60_000), 1_000):
+            decoder.convert(piece)
+
+
 def test_too_little_to_be_anything_is_an_error_at_its_end() -> None:
     (decoder,) = CodedAudio().decoders()
     assert len(decoder.convert(b"RIFF")) == 0

@@ -145,7 +145,7 @@ def test_turns_the_client_commits() -> None:
     peer = Peer(turn_detection=None)
     peer.append()
     opened, _ = peer.actions()
-    assert opened.options.endpointing.min_silence_s == 60.0
+    assert opened.options.endpointing == StreamOptions().endpointing
     peer.hear(SpeechStarted(at_s=0.1), committed(" Hello"))
     (delta,) = peer.read()
     peer.commit()
@@ -153,7 +153,8 @@ def test_turns_the_client_commits() -> None:
     turn = peer.read()
     assert [each["type"] for each in turn] == TURN
     peer.append()
-    peer.hear(SpeechEnded(at_s=1.0), committed(" there."), final(" Hello", " there."))
+    peer.hear(SpeechEnded(at_s=0.5), final(" Hello"), SpeechStarted(at_s=0.8))  # a pause ends no turn
+    peer.hear(SpeechEnded(at_s=1.0), committed(" there."), final(" there."))
     peer.hear(Flushed(flush_id=flush.flush_id, at_s=1.0))
     last, done = peer.read()
     assert (last["delta"], done["transcript"]) == (" there.", "Hello there.")

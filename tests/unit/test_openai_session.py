@@ -46,7 +46,7 @@ def test_null_turns_turn_detection_off_and_restores_the_rest() -> None:
     changed = update(turn_detection=None, transcription={"language": "en"}, format={"type": "audio/pcmu"})
     assert not changed.voice_activity
     assert changed.stream_options().voice_activity  # silence is not decoded all the same
-    assert changed.stream_options().endpointing.min_silence_s == 60.0
+    assert changed.stream_options().endpointing == StreamOptions().endpointing
     restored = update(changed, transcription=None, format=None, turn_detection={"type": "server_vad"})
     assert restored.public("s") == DEFAULT.public("s")
     assert changed.updated({"type": "transcription", "audio": None}).public("s") == DEFAULT.public("s")

@@ -24,7 +24,11 @@ class Decoder(Protocol):
         ...
 
     def flush(self) -> Int16Samples:
-        """The end of the input: what was kept back."""
+        """The end of the input: what was kept back.
+
+        Raises:
+            AudioError: it was no such audio at all.
+        """
         ...
 
 

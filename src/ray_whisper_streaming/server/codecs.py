@@ -33,8 +33,14 @@ NOMINAL_BYTES_PER_S = 16_000
 READ_BYTES = 4096
 """What FFmpeg reads at a time."""
 
-PROBING = {"analyzeduration": "1", "probesize": "4096", "format_whitelist": SAFE_FORMATS}
-"""FFmpeg's usual look ahead (5 s, 5 MB) would be latency; what containers' heads say is enough."""
+PROBING = {
+    "analyzeduration": "1",
+    "probesize": "4096",
+    "formatprobesize": "32768",
+    "format_whitelist": SAFE_FORMATS,
+}
+"""FFmpeg's usual look ahead (5 s, 5 MB) would be latency; what containers' heads say is enough. What is no audio is
+found out within 32 KB, not 1 MB."""
 
 MAX_BURST_S = 600.0
 """Audio that one push may decode to: a megabyte of MP3 at its lowest. More is a bomb: silence packs a thousandfold."""

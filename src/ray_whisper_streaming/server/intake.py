@@ -135,8 +135,8 @@ def decode(decoders: Sequence[Decoder], received: Sequence[Received]) -> list[De
             decoded.append(_convert(decoders, packets[0] if len(packets) == 1 else b"".join(packets)))
             packets = []
         if isinstance(item, Finish):
-            tails = [decoder.flush() for decoder in decoders]
-            if any(len(tail) for tail in tails):
+            tails = _flush(decoders)
+            if isinstance(tails, AudioError) or any(len(tail) for tail in tails):
                 decoded.append(tails)
         if item is not None:
             decoded.append(item)
@@ -146,6 +146,13 @@ def decode(decoders: Sequence[Decoder], received: Sequence[Received]) -> list[De
 def _convert(decoders: Sequence[Decoder], raw: bytes) -> Decoded:
     try:
         return [decoder.convert(raw) for decoder in decoders]
+    except AudioError as error:
+        return error
+
+
+def _flush(decoders: Sequence[Decoder]) -> list[Int16Samples] | AudioError:
+    try:
+        return [decoder.flush() for decoder in decoders]
     except AudioError as error:
         return error
 

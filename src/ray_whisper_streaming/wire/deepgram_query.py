@@ -137,8 +137,8 @@ class ListenQuery:
         if end_ms is not None and not interim:
             raise BadQuery("utterance_end_ms", "needs interim_results=true")
         endpointing_ms = _endpointing_ms(one.get("endpointing", TRUE))
-        silence_ms = endpointing_ms or end_ms or MAX_ENDPOINTING_MS
-        silence_s = max(MIN_ENDPOINTING_MS, silence_ms) / 1000
+        # Where pauses are not to be told, they still cut what is decoded.
+        silence_s = base.endpointing.min_silence_s if endpointing_ms is None else endpointing_ms / 1000
         language = one.get("language", "")
         try:
             options = replace(

@@ -23,9 +23,6 @@ __all__ = ["BadParameter", "SessionConfig", "endpointing_fields", "is_foreign_mo
 PCM_RATE, TELEPHONE_RATE = 24_000, 8_000
 """The only rates the protocol has: 16-bit PCM and G.711."""
 
-MANUAL_SILENCE_S = 60.0
-"""Without turn detection the client ends the turns; the longest silence endpointing takes."""
-
 RELEASE_MARGIN = 0.15
 """How far below the threshold voice must fall to end speech: Silero's own rule."""
 
@@ -269,7 +266,7 @@ class SessionConfig:
     def _endpointing(self) -> EndpointingOptions:
         vad, base = self.session.audio.input.turn_detection, self.base.endpointing
         if vad is None:
-            return replace(base, min_silence_s=MANUAL_SILENCE_S)
+            return base  # pauses cut what is decoded, but end no turn
         fields = endpointing_fields(
             base,
             threshold=vad.threshold,
