@@ -15,7 +15,7 @@ import pytest
 from deepgram import DeepgramClient
 from deepgram.core.events import EventType
 from deepgram.environment import DeepgramClientEnvironment
-from tests.helpers.served import Served, serving, speech, word_errors
+from tests.helpers.serve_command import Served, serving, speech, word_errors
 from websockets.exceptions import InvalidStatus
 
 pytestmark = [pytest.mark.model, pytest.mark.speech]

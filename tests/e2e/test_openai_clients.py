@@ -15,7 +15,7 @@ import av
 import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
-from tests.helpers.served import SAMPLES, Served, sample_texts, serving, speech, word_errors
+from tests.helpers.serve_command import SAMPLES, Served, sample_texts, serving, speech, word_errors
 
 pytestmark = [
     pytest.mark.model,
