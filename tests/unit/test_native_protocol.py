@@ -217,7 +217,7 @@ def test_partials_have_words_if_wanted() -> None:
         ),
         (
             core.StreamFailed(error=EngineError("boom", job_id="j")),
-            {"type": "error", "code": "stream_failed", "message": "boom"},
+            {"type": "error", "code": "stream_failed", "message": "boom", "fatal": True},
         ),
     ],
 )

@@ -98,7 +98,7 @@ class ServerConfig:
     )
 
     max_queue_wait_s: float = option(
-        1.0,
+        2.0,
         "New sessions are refused while jobs wait longer than this for a worker. Lower keeps captions quicker, and "
         "fewer sessions in.",
         low=0.01,

@@ -91,17 +91,19 @@ class WebSockets(WebSocketsSansIOProtocol):
 
     def _cut_frames(self, data: bytes | bytearray) -> None:
         start = 0
-        while (frame := _find_frame(data, start)) is not None:
-            payload, end = frame
-            if end - payload > self.config.ws_max_size:
-                # Not waited for: the parser says at once that it is too big.
+        while len(data) - start >= SHORTEST_HEAD:
+            first = data[start]
+            plain = first == WHOLE_BINARY and data[start + 1] & MASKED and not self._in_fragments
+            payload, end = _find_frame(data, start)
+            plain = plain and end - payload <= self.config.ws_max_size
+            if end > len(data):
+                if plain:
+                    break
+                # Not waited for, as the parser may have something against it; from now on this connection is its own.
                 self._shortcut, self._rest = False, bytearray()
                 super().data_received(bytes(data[start:]))
                 return
-            if end > len(data):
-                break
-            first = data[start]
-            if first == WHOLE_BINARY and data[start + 1] & MASKED and not self._in_fragments:
+            if plain:
                 self.curr_msg_data_type = "bytes"
                 mask = data[payload - MASK_BYTES : payload]
                 self.frames = [apply_mask(bytes(data[payload:end]), bytes(mask))]
@@ -121,20 +123,16 @@ class WebSockets(WebSocketsSansIOProtocol):
             self.loop.call_later(LINGER_S, transport.abort)
 
 
-def _find_frame(data: bytes | bytearray, start: int) -> tuple[int, int] | None:
-    """Where the payload of the frame at ``start`` begins and ends, maybe beyond the data; None: not all of its head is
+def _find_frame(data: bytes | bytearray, start: int) -> tuple[int, int]:
+    """Where the payload of the frame at ``start`` begins and ends, maybe beyond the data; the first two bytes are
     there.
     """
-    there = len(data) - start
-    if there < SHORTEST_HEAD:
-        return None
     second = data[start + 1]
     length, head = second & LENGTH, SHORTEST_HEAD
     wide = 2 if length == LENGTH_IN_2 else 8 if length == LENGTH_IN_8 else 0
-    head += wide + (MASK_BYTES if second & MASKED else 0)
-    if there < head:
-        return None
     if wide:
         at = start + SHORTEST_HEAD
+        # Of a head that is cut off this is a part; the frame ends beyond the data all the same.
         length = int.from_bytes(data[at : at + wide], "big")
+    head += wide + (MASK_BYTES if second & MASKED else 0)
     return start + head, start + head + length

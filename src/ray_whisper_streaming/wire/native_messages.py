@@ -278,7 +278,7 @@ class Error(Event, frozen=True, kw_only=True, tag="error"):
 
     code: str
     message: str
-    fatal: bool = True
+    fatal: bool
     retry_after: float | None = None
 
 
