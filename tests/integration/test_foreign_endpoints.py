@@ -185,6 +185,7 @@ async def test_options_that_change_never_take_two_places(here: Served) -> None:
         events = await hear_until(client, COMPLETED)
         assert not [event for event in events if event["type"] == "error"]
         assert here.gateway.admission.streams == 2
+        assert b"refusals_total{" not in here.gateway.metrics.render()
 
 
 async def test_a_failed_transcription_is_told_and_the_session_goes_on(here: Served) -> None:
@@ -315,7 +316,7 @@ async def test_clients_that_vanish_leave_nothing(path: str) -> None:
 @pytest.mark.parametrize("stream", ["false", "true"])
 async def test_an_upload_whose_client_vanishes(stream: str) -> None:
     body, headers = form({"model": "whisper-1", "stream": stream})
-    async with served(words=WORDS, latency_s=1.0) as server:
+    async with served(words=WORDS, latency_s=4.0) as server:
         port = int(server.http.rpartition(":")[2])
         head = f"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
         head += f"Content-Type: {headers['Content_Type']}\r\n\r\n"
@@ -326,7 +327,7 @@ async def test_an_upload_whose_client_vanishes(stream: str) -> None:
         raw: socket.socket = writer.get_extra_info("socket")
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset, no good-bye
         writer.transport.abort()
-        await eventually(lambda: not server.gateway.sessions)
+        await eventually(lambda: not server.gateway.sessions, 2.0)
         assert server.gateway.admission.streams == 0
         del reader
 

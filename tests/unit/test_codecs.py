@@ -106,6 +106,16 @@ def test_a_channel_count_that_was_not_announced() -> None:
         decode(CodedAudio(channels=2, split=True), [raw])
 
 
+def test_audio_that_changes_its_shape_on_the_way() -> None:
+    """As where a station plays one file behind the other."""
+    raw = encode("mp3", "libmp3lame", tone(LEFT_HZ)) + encode(
+        "mp3", "libmp3lame", tone(LEFT_HZ), tone(LEFT_HZ)
+    )
+    (samples,) = decode(CodedAudio(), cut(raw, 500))
+    assert len(samples) == pytest.approx(64_000, abs=3_200)
+    assert loudest_hz(samples[-16_000:]) == pytest.approx(LEFT_HZ, abs=2)
+
+
 @pytest.mark.parametrize("together", [1, 10])
 def test_opus_packets(together: int) -> None:
     sent = [framed(packet) for packet in packets(tone(LEFT_HZ))]

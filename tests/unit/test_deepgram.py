@@ -264,6 +264,18 @@ def test_utterance_end_of_audio_faster_than_speech() -> None:
     assert ends == [1.7]
 
 
+def test_utterance_end_where_voice_activity_is_ahead_of_the_words() -> None:
+    peer = Peer(**FULL)
+    peer.hear(SpeechStarted(at_s=0.0), SpeechEnded(at_s=0.7), SpeechStarted(at_s=5.0), SpeechEnded(at_s=5.7))
+    assert [each["type"] for each in peer.read()] == ["SpeechStarted", "SpeechStarted"]
+    peer.hear(committed(" Hi."), final(" Hi."))
+    assert [each["type"] for each in peer.read()] == ["Results", "UtteranceEnd"]
+    peer.hear(committed(" You.", start_s=5.0), final(" You."))
+    assert [each["type"] for each in peer.read()] == ["Results"]
+    peer.protocol.receive_progress(0, 9.0, settled=True)
+    assert [each["last_word_end"] for each in peer.read()] == [5.5]
+
+
 def test_keep_alive_and_configure() -> None:
     peer = Peer()
     peer.send("KeepAlive")

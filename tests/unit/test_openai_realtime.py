@@ -208,6 +208,18 @@ def test_a_commit_before_the_speech_was_noticed() -> None:
     assert peer.kinds() == ["input_audio_buffer.speech_started"]
 
 
+def test_a_commit_of_two_utterances_before_they_were_noticed() -> None:
+    peer = Peer()
+    peer.append(SECOND * 4)
+    peer.commit()
+    (flush,) = [each for each in peer.actions() if isinstance(each, FlushStream)]
+    peer.read()
+    peer.hear(SpeechStarted(at_s=0.4), SpeechEnded(at_s=1.0), SpeechStarted(at_s=2.0), SpeechEnded(at_s=3.0))
+    peer.hear(committed(" One."), final(" One."), committed(" Two."), final(" Two."))
+    peer.hear(Flushed(flush_id=flush.flush_id, at_s=4.0))
+    assert [each["transcript"] for each in peer.read() if each["type"] == COMPLETED] == ["One.", "Two."]
+
+
 @pytest.mark.parametrize("turn_detection", [None, {"type": "server_vad"}])
 def test_a_commit_of_silence(turn_detection: Any) -> None:
     peer = Peer(turn_detection=turn_detection)

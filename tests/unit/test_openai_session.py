@@ -141,3 +141,8 @@ def test_bad_inputs(audio_input: dict[str, Any], param: str, code: str) -> None:
     with pytest.raises(BadParameter) as caught:
         update(**audio_input)
     assert (caught.value.param, caught.value.code) == (f"session.audio.input.{param}", code)
+
+
+def test_another_format_replaces_the_one_that_was() -> None:
+    once = update(format={"type": "audio/pcm", "rate": 24000})
+    assert update(once, format={"type": "audio/pcmu"}).bytes_per_s == 8_000

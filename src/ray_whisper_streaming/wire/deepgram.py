@@ -57,7 +57,8 @@ class _Channel:
     partial: Partial | None = None
     pauses: deque[bool] = field(default_factory=deque[bool])
     """Of each utterance that ended but is not decoded: whether a pause ended it, or the client."""
-    speaking: bool = False
+    starts: deque[float] = field(default_factory=deque[float])
+    """Of each utterance that is not decoded to its end."""
     last_word_end_s: float | None = None
     """Since the last ``UtteranceEnd``."""
     over: bool = False
@@ -169,11 +170,8 @@ class ListenProtocol:
         """Channel ``index`` has audio up to ``heard_s``; ``settled``: all of it is decoded or silence."""
         self.receive_duration(heard_s)
         channel = self._channels[index]
-        end_s, wait_s = channel.last_word_end_s, self.query.utterance_end_s
-        if end_s is None or wait_s is None or channel.speaking or channel.pauses or not settled:
-            return
-        if heard_s - end_s >= wait_s:
-            self._utterance_end(index)
+        if settled and not channel.starts:
+            self._tell_silence(index, heard_s)
 
     def receive_duration(self, heard_s: float) -> None:
         """So much audio came; the closing metadata tell it."""
@@ -191,7 +189,6 @@ class ListenProtocol:
         elif isinstance(event, SpeechStarted):
             self._speech_started(index, event.at_s)
         elif isinstance(event, SpeechEnded):
-            channel.speaking = False
             # While the client has something finalized, or ends, the end of speech is its doing.
             channel.pauses.append(not self._finalizing and not self._ending)
         elif isinstance(event, Final):
@@ -209,23 +206,25 @@ class ListenProtocol:
             self.close = (1011, "the transcription failed")
 
     def _speech_started(self, index: int, at_s: float) -> None:
-        channel = self._channels[index]
-        end_s, wait_s = channel.last_word_end_s, self.query.utterance_end_s
-        if end_s is not None and wait_s is not None and not channel.pauses and at_s - end_s >= wait_s:
-            self._utterance_end(index)
-        channel.speaking = True
+        starts = self._channels[index].starts
+        if not starts:
+            self._tell_silence(index, at_s)
+        starts.append(at_s)
         if self.query.vad_events:
             self._send({"type": "SpeechStarted", "channel": self._place(index), "timestamp": _round(at_s)})
 
     def _final(self, index: int, event: Final) -> None:
         channel = self._channels[index]
         paused = channel.pauses.popleft() if channel.pauses else False
-        if event.end_of_stream:
-            channel.over, channel.speaking = True, False
+        if channel.starts:
+            channel.starts.popleft()
+        channel.over = channel.over or event.end_of_stream
         if self._finalizing and not paused:
             return  # its words are told with `Flushed`, which is right behind
         if channel.words or (paused and self.query.endpointing and event.words):
             self._tell_final(index, speech_final=paused and self.query.endpointing)
+        if channel.starts:  # audio came faster than it is decoded
+            self._tell_silence(index, channel.starts[0])
 
     # ---------------------------------------------------------------- inside
 
@@ -283,14 +282,16 @@ class ListenProtocol:
             }
         )
 
-    def _utterance_end(self, index: int) -> None:
-        channel = self._channels[index]
+    def _tell_silence(self, index: int, until_s: float) -> None:
+        """Nothing was said since the last word, up to ``until_s``: tell, if that is long enough."""
+        channel, wait_s = self._channels[index], self.query.utterance_end_s
+        end_s = channel.last_word_end_s
+        if wait_s is None or end_s is None or until_s - end_s < wait_s:
+            return
+        channel.last_word_end_s = None
         if channel.words:
             self._tell_final(index)
-        end_s, channel.last_word_end_s = channel.last_word_end_s, None
-        self._send(
-            {"type": "UtteranceEnd", "channel": self._place(index), "last_word_end": _round(end_s or 0.0)}
-        )
+        self._send({"type": "UtteranceEnd", "channel": self._place(index), "last_word_end": _round(end_s)})
 
     def _metadata(self) -> None:
         self._send(
