@@ -380,6 +380,8 @@ def test_a_stream_that_fails_amid_an_utterance() -> None:
     peer.read()
     peer.hear(StreamFailed(error=PoolError("no")))
     assert peer.error()["type"] == "server_error"
+    peer.commit()
+    assert peer.error()["code"] == "input_audio_buffer_commit_empty"  # never an empty transcript
 
 
 def test_the_language_is_told_once_known() -> None:

@@ -361,6 +361,8 @@ class RealtimeProtocol:
                 )
         if not told:
             self.say_error(message, code="transcription_failed")
+        if len(self._spans) < 2:  # its audio is gone: a commit of nothing more is one of nothing
+            self._turn_start_s = self._received_s
 
     def _end_span(self) -> None:
         """The stream in front is over; if it was the one that is fed, the next audio opens another."""
