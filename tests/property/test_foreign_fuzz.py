@@ -28,9 +28,10 @@ from ray_whisper_streaming.server.codecs import CodedAudio, framed
 from ray_whisper_streaming.wire.actions import FinishStream, FlushStream, OpenStream
 from ray_whisper_streaming.wire.deepgram import ListenProtocol
 from ray_whisper_streaming.wire.deepgram_query import BadQuery, ListenQuery
+from ray_whisper_streaming.wire.openai_common import BadParameter
 from ray_whisper_streaming.wire.openai_realtime import RealtimeProtocol
 from ray_whisper_streaming.wire.openai_rest import TranscriptionRequest
-from ray_whisper_streaming.wire.openai_session import BadParameter, SessionConfig
+from ray_whisper_streaming.wire.openai_session import SessionConfig
 
 MODELS = ("tiny.en", "base")
 SHAPES: TypeAdapter[Any] = TypeAdapter(RealtimeServerEvent)

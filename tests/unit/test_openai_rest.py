@@ -9,15 +9,14 @@ from openai.types.audio import Transcription, TranscriptionVerbose
 
 from ray_whisper_streaming.core.options import StreamOptions
 from ray_whisper_streaming.core.transcript import Word
+from ray_whisper_streaming.wire.openai_common import BadParameter, logprobs
 from ray_whisper_streaming.wire.openai_rest import (
     Transcript,
     TranscriptionRequest,
     json_body,
-    logprobs,
     sse,
     verbose_body,
 )
-from ray_whisper_streaming.wire.openai_session import BadParameter
 
 MODELS = ("tiny.en", "base")
 HEARD = Transcript(

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from ray_whisper_streaming.core.options import StreamOptions
-from ray_whisper_streaming.wire.openai_session import BadParameter, SessionConfig
+from ray_whisper_streaming.wire.openai_common import BadParameter
+from ray_whisper_streaming.wire.openai_session import SessionConfig
 
 DEFAULT = SessionConfig.default(("tiny.en", "base"), StreamOptions(model="tiny.en", tenant="t"))
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator
 
 from ray_whisper_streaming.core.jobs import SAMPLE_RATE
 from ray_whisper_streaming.server.audio import AudioFormat
@@ -17,8 +16,6 @@ __all__ = ["Batch", "EventReader", "served_models", "session_audio"]
 
 Batch = list[tuple[int, SessionEvent]]
 """Events with their channels."""
-
-T = TypeVar("T")
 
 
 def served_models(gateway: Gateway) -> tuple[str, ...]:
@@ -83,16 +80,3 @@ class EventReader:
                 if task is not None:
                     task.cancel()
             await asyncio.gather(*(task for task in (following, waking) if task), return_exceptions=True)
-
-
-async def with_pulse(work: Coroutine[Any, Any, T], pulse: Callable[[], None], every_s: float) -> T:
-    """Do the work, and meanwhile call ``pulse`` now and then."""
-    task = asyncio.ensure_future(work)
-    try:
-        while not task.done():
-            pulse()
-            await asyncio.wait({task}, timeout=every_s)
-        return task.result()
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)

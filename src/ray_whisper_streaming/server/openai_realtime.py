@@ -24,8 +24,9 @@ from ray_whisper_streaming.server.refusal import POLICY_VIOLATION, SERVICE_RESTA
 from ray_whisper_streaming.server.session import AudioRejected, Draining, Ending, Lagging, Progress, Session
 from ray_whisper_streaming.server.tokens import TOKEN_PREFIX
 from ray_whisper_streaming.wire.actions import FeedAudio, FlushStream, OpenStream
+from ray_whisper_streaming.wire.openai_common import BadParameter, is_foreign_model
 from ray_whisper_streaming.wire.openai_realtime import RealtimeProtocol, error_event
-from ray_whisper_streaming.wire.openai_session import BadParameter, SessionConfig, is_foreign_model
+from ray_whisper_streaming.wire.openai_session import SessionConfig
 
 __all__ = ["client_secrets", "realtime"]
 

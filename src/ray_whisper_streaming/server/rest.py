@@ -30,15 +30,14 @@ from ray_whisper_streaming.server.openai_errors import error_body, error_respons
 from ray_whisper_streaming.server.refusal import Refusal
 from ray_whisper_streaming.server.session import Ending, Session
 from ray_whisper_streaming.subtitles import make_cues, to_srt, to_vtt
+from ray_whisper_streaming.wire.openai_common import BadParameter, logprobs
 from ray_whisper_streaming.wire.openai_rest import (
     Transcript,
     TranscriptionRequest,
     json_body,
-    logprobs,
     sse,
     verbose_body,
 )
-from ray_whisper_streaming.wire.openai_session import BadParameter
 
 __all__ = ["model", "models", "transcriptions", "translations"]
 

@@ -19,8 +19,8 @@ from __future__ import annotations
 import base64
 import binascii
 import itertools
-import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -38,7 +38,8 @@ from ray_whisper_streaming.core.events import (
 )
 from ray_whisper_streaming.core.transcript import Word
 from ray_whisper_streaming.wire.actions import Action, FeedAudio, FinishStream, FlushStream, OpenStream
-from ray_whisper_streaming.wire.openai_session import BadParameter, SessionConfig
+from ray_whisper_streaming.wire.openai_common import BadParameter, logprobs
+from ray_whisper_streaming.wire.openai_session import SessionConfig
 
 __all__ = ["RealtimeProtocol", "error_event"]
 
@@ -50,9 +51,6 @@ MIN_COMMIT_S = 0.1
 
 MAX_EVENT_ID = 512
 """Characters of a client's event id that are echoed."""
-
-UNSPOKEN = 1e-10
-"""The smallest probability a logarithm is taken of."""
 
 CONVERSATION_EVENTS = frozenset(
     {
@@ -407,20 +405,8 @@ class RealtimeProtocol:
         self._send("conversation.item.added", item=shown, previous_item_id=before)
         self._send("conversation.item.done", item=shown, previous_item_id=before)
 
-    def _logprobs(self, words: tuple[Word, ...] | list[Word]) -> dict[str, Any]:
-        """A log probability per word: the words are what is known, not Whisper's tokens."""
-        if not self.config.logprobs:
-            return {}
-        return {
-            "logprobs": [
-                {
-                    "token": word.text,
-                    "bytes": list(word.text.encode()),
-                    "logprob": round(math.log(max(word.probability, UNSPOKEN)), 4),
-                }
-                for word in words
-            ]
-        }
+    def _logprobs(self, words: Sequence[Word]) -> dict[str, Any]:
+        return {"logprobs": logprobs(words)} if self.config.logprobs else {}
 
     def _send(self, kind: str, **fields: Any) -> None:
         event = {"type": kind, "event_id": f"event_{self.session_id}_{next(self._event_numbers)}", **fields}

@@ -15,11 +15,14 @@ from ray_whisper_streaming.core.language_names import language_name
 from ray_whisper_streaming.core.options import EndpointingOptions, StreamOptions
 from ray_whisper_streaming.core.transcript import Segment, Word, join_text, segment_words
 from ray_whisper_streaming.errors import ConfigurationError
-from ray_whisper_streaming.wire.openai_session import (
+from ray_whisper_streaming.wire.openai_common import (
+    MAX_TEXT,
     BadParameter,
     endpointing_fields,
     is_foreign_model,
     language_code,
+    logprobs,
+    mean_logprob,
 )
 
 __all__ = ["Format", "Transcript", "TranscriptionRequest", "json_body", "sse", "verbose_body"]
@@ -30,12 +33,6 @@ STREAMED: tuple[Format, ...] = ("json", "text")
 
 FILE_INTERVAL_S = 10.0
 """New audio between two passes: nobody waits for partials of a recording."""
-
-UNSPOKEN = 1e-10
-"""The smallest probability a logarithm is taken of."""
-
-MAX_TEXT = 4_000
-"""Characters of a prompt, and of all keywords: more than Whisper's context takes."""
 
 REFUSED = ("known_speaker_names", "known_speaker_references")
 """Fields of a feature there is none of here."""
@@ -168,18 +165,6 @@ def verbose_body(transcript: Transcript, request: TranscriptionRequest) -> dict[
     return body
 
 
-def logprobs(words: Iterable[Word]) -> list[dict[str, Any]]:
-    """A log probability per word: the words are what is known, not Whisper's tokens."""
-    return [
-        {
-            "token": word.text,
-            "bytes": list(word.text.encode()),
-            "logprob": round(math.log(max(word.probability, UNSPOKEN)), 4),
-        }
-        for word in words
-    ]
-
-
 def sse(event: dict[str, Any]) -> bytes:
     """One server-sent event."""
     return b"data: " + msgspec.json.encode(event) + b"\n\n"
@@ -192,7 +177,6 @@ def _usage(transcript: Transcript) -> dict[str, Any]:
 def _segment(number: int, segment: Segment) -> dict[str, Any]:
     text = "".join(word.text for word in segment.words)
     raw = text.encode()
-    mean = sum(math.log(max(word.probability, UNSPOKEN)) for word in segment.words) / len(segment.words)
     return {
         "id": number,
         "seek": 0,
@@ -201,7 +185,7 @@ def _segment(number: int, segment: Segment) -> dict[str, Any]:
         "text": text,
         "tokens": [],
         "temperature": 0.0,
-        "avg_logprob": round(mean, 4),
+        "avg_logprob": round(mean_logprob(segment.words), 4),
         "compression_ratio": round(len(raw) / len(zlib.compress(raw)), 3),
         "no_speech_prob": 0.0,
     }

@@ -15,50 +15,31 @@ from typing import Annotated, Any, Literal, TypeAlias, cast
 import msgspec
 
 from ray_whisper_streaming.core.options import AUTO, EndpointingOptions, StreamOptions
-from ray_whisper_streaming.errors import ConfigurationError, ProtocolError
+from ray_whisper_streaming.errors import ConfigurationError
 from ray_whisper_streaming.wire.actions import AudioFormat
+from ray_whisper_streaming.wire.openai_common import (
+    MAX_TEXT,
+    BadParameter,
+    endpointing_fields,
+    is_foreign_model,
+    language_code,
+)
 
-__all__ = ["BadParameter", "SessionConfig", "endpointing_fields", "is_foreign_model", "language_code"]
+__all__ = ["SessionConfig"]
 
 PCM_RATE, TELEPHONE_RATE = 24_000, 8_000
 """The only rates the protocol has: 16-bit PCM and G.711."""
-
-RELEASE_MARGIN = 0.15
-"""How far below the threshold voice must fall to end speech: Silero's own rule."""
 
 LOGPROBS = "item.input_audio_transcription.logprobs"
 
 DELAYS = {"minimal": 0.2, "low": 0.35, "medium": 0.5, "high": 1.0, "xhigh": 2.0}
 """The protocol's five grades as our ``commit_delay_s``; "medium" is our default."""
 
-FOREIGN_MODELS = re.compile(r"whisper-1|gpt-.*(transcribe|whisper|realtime).*")
-"""Names of models that OpenAI runs and we can't: programs written for it name them; they get the default model."""
-
 VOICE_OPTIONS = ("create_response", "interrupt_response", "idle_timeout_ms")
 """Of conversations; here is nobody who would respond."""
 
 ENGLISH_ONLY = ".en"
 """How the names of Whisper's models for English alone end."""
-
-MAX_TEXT = 4_000
-"""Characters of a prompt, and of all keywords: more than Whisper's context takes."""
-
-
-def is_foreign_model(name: str) -> bool:
-    """Whether a model's name is one of OpenAI's own."""
-    return FOREIGN_MODELS.fullmatch(name) is not None
-
-
-class BadParameter(ProtocolError):
-    """A field of a client's message that can't be so.
-
-    Attributes:
-        param: its path, such as ``session.audio.input.format``.
-    """
-
-    def __init__(self, message: str, *, param: str | None, code: str = "invalid_value") -> None:
-        super().__init__(message, code=code)
-        self.param = param
 
 
 class _Strict(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=False):
@@ -274,30 +255,6 @@ class SessionConfig:
             padding_ms=vad.prefix_padding_ms,
         )
         return replace(base, **fields)
-
-
-def endpointing_fields(
-    base: EndpointingOptions,
-    *,
-    threshold: float | None = None,
-    silence_ms: float | None = None,
-    padding_ms: float | None = None,
-) -> dict[str, float]:
-    """The fields of `EndpointingOptions` that the protocol's ``server_vad`` changes."""
-    fields: dict[str, float] = {}
-    if threshold is not None:
-        fields |= {"threshold": threshold, "release": max(0.0, threshold - RELEASE_MARGIN)}
-    if silence_ms is not None:
-        silence_s = silence_ms / 1000
-        fields |= {"min_silence_s": silence_s, "end_padding_s": min(base.end_padding_s, silence_s)}
-    if padding_ms is not None:
-        fields["start_padding_s"] = padding_ms / 1000
-    return fields
-
-
-def language_code(language: str) -> str:
-    """Whisper's code of a language tag: ``pt-BR`` is ``pt``."""
-    return re.split("[-_]", language, maxsplit=1)[0].lower() or AUTO
 
 
 def _merged(base: _Raw, change: _Raw, path: str = "") -> _Raw:
