@@ -39,8 +39,12 @@ class Served:
 
 @contextmanager
 def serving(*arguments: str) -> Generator[Served]:
-    """Start the server, wait until its workers are warm, and end it in good order."""
-    command = [sys.executable, "-m", "ray_whisper_streaming", "serve", "--port", "0", *arguments]
+    """Start the server, wait until its workers are warm, and end it in good order.
+
+    It lets clients in however slow the machine is: recordings are sent faster than speech, by several at once.
+    """
+    patient = ["--max-queue-wait-s", "600", "--max-lag-s", "600"]
+    command = [sys.executable, "-m", "ray_whisper_streaming", "serve", "--port", "0", *patient, *arguments]
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
         try:
