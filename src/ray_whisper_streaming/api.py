@@ -128,6 +128,39 @@ class AsyncLiveStream:
         """
         await self._driven.push(self._converter.convert(samples))
 
+    def push_nowait(self, samples: Samples) -> None:
+        """`push`, but refusing instead of waiting.
+
+        Raises:
+            Overloaded: too much audio or too many events are waiting; nothing was taken, though a resampler has
+                seen the samples: use it on streams of 16 kHz mono int16, which need none.
+            AudioError, StreamClosed: see `push`.
+        """
+        self._driven.push_nowait(self._converter.convert(samples))
+
+    def flush_nowait(self, flush_id: str) -> None:
+        """`flush` for callers that can't await."""
+        self._driven.flush(flush_id)
+
+    def finish_nowait(self) -> None:
+        """`finish` for callers that can't await; only for streams that resample nothing (see `push_nowait`)."""
+        self._driven.finish()
+
+    @property
+    def received_s(self) -> float:
+        """Seconds of audio received so far."""
+        return self._driven.machine.received_s
+
+    @property
+    def lag_s(self) -> float:
+        """Seconds of audio received that no pass has seen, known silence aside."""
+        return self._driven.machine.lag_s
+
+    @property
+    def kept_from_s(self) -> float:
+        """Everything before this second is decoded, its words committed and its audio forgotten."""
+        return self._driven.machine.kept_from_s
+
     async def flush(self, flush_id: str | None = None) -> str:
         """Have everything pushed so far decoded and committed. A `Flushed` event with the id returned follows."""
         flush_id = flush_id or f"flush-{next(_flush_numbers)}"

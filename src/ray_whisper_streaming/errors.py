@@ -85,7 +85,15 @@ class AudioError(RayWhisperError, ValueError):
 
 
 class ProtocolError(RayWhisperError):
-    """A message breaks a protocol."""
+    """A message breaks a protocol.
+
+    Attributes:
+        code: what is wrong, for programs: a name of the protocol's own documentation.
+    """
+
+    def __init__(self, message: str, *, code: str = "bad_message") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class Overloaded(RayWhisperError):

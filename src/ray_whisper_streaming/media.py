@@ -16,7 +16,7 @@ from ray_whisper_streaming.core.audio import as_int16
 from ray_whisper_streaming.core.jobs import SAMPLE_RATE, Int16Samples
 from ray_whisper_streaming.errors import AudioError, ConfigurationError
 
-__all__ = ["AudioConverter", "Encoding", "decode_file", "load_audio"]
+__all__ = ["SAFE_FORMATS", "AudioConverter", "Encoding", "decode_file", "frame_samples", "load_audio"]
 
 Float32: TypeAlias = npt.NDArray[np.float32]
 Encoding: TypeAlias = Literal["s16le", "f32le", "mulaw", "alaw"]
@@ -28,12 +28,23 @@ MIN_RATE, MAX_RATE = 4_000, 384_000
 SAMPLE_BYTES = {"s16le": 2, "f32le": 4, "mulaw": 1, "alaw": 1}
 
 
-def decode_file(file: AudioFile, *, channel: int | None = None) -> Iterator[Int16Samples]:
+SAFE_FORMATS = (
+    "3gp,aac,ac3,aiff,amr,asf,au,avi,caf,dts,eac3,flac,flv,matroska,mov,mp3,mp4,"
+    "mpeg,mpegts,ogg,rm,tta,w64,wav,webm,wv"
+)
+"""FFmpeg's names of containers that hold their audio themselves. Others (playlists, concatenations, session
+descriptions) name files and addresses that FFmpeg would then open: whoever sent one could read what the server can."""
+
+
+def decode_file(
+    file: AudioFile, *, channel: int | None = None, untrusted: bool = False
+) -> Iterator[Int16Samples]:
     """Decode a file piece by piece, never holding all of it.
 
     Args:
         file: path or binary file; any container and codec that FFmpeg knows.
         channel: take this channel alone, from 0; None mixes all.
+        untrusted: it was sent by somebody: only `SAFE_FORMATS`.
 
     Yields:
         int16 mono 16 kHz, shape (n,), as long as FFmpeg's frames are.
@@ -43,18 +54,17 @@ def decode_file(file: AudioFile, *, channel: int | None = None) -> Iterator[Int1
     """
     path = os.fspath(cast("os.PathLike[str]", file)) if isinstance(file, (str, os.PathLike)) else None
     name = "the input" if path is None else os.path.basename(path)
+    options = {"format_whitelist": SAFE_FORMATS} if untrusted else {}
     try:
-        opened: Any = av.open(path or file)
+        opened: Any = av.open(path or file, "r", options=options)
         with opened as container:
             if not container.streams.audio:
                 raise AudioError(f"{name} holds no audio")
             converter: AudioConverter | None = None
             for frame in container.decode(audio=0):
-                samples, channels = frame.to_ndarray(), frame.layout.nb_channels
-                # Packed formats come as one row with the channels interleaved, planar ones as a row each.
-                samples = samples.reshape(-1, channels) if not frame.format.is_planar else samples.T
+                samples = frame_samples(frame)
                 if converter is None:
-                    converter = AudioConverter(frame.sample_rate, channels, channel=channel)
+                    converter = AudioConverter(frame.sample_rate, samples.shape[1], channel=channel)
                 yield converter.convert(_as_float(samples))
             if converter is None:
                 raise AudioError(f"{name} holds no audio")
@@ -62,6 +72,13 @@ def decode_file(file: AudioFile, *, channel: int | None = None) -> Iterator[Int1
     except (FFmpegError, OSError) as error:
         why = error.strerror or type(error).__name__
         raise AudioError(f"{name} can't be read as audio: {why}") from error
+
+
+def frame_samples(frame: Any) -> npt.NDArray[Any]:
+    """The samples of a frame of PyAV, shape (frames, channels), of the type the codec gives."""
+    samples, channels = frame.to_ndarray(), frame.layout.nb_channels
+    # Packed formats come as one row with the channels interleaved, planar ones as a row each.
+    return samples.T if frame.format.is_planar else samples.reshape(-1, channels)
 
 
 def load_audio(file: AudioFile) -> Float32:

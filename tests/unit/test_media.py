@@ -158,3 +158,17 @@ def test_files_that_hold_no_audio(tmp_path: Path) -> None:
     for path in (text, empty, tmp_path / "missing.wav", tmp_path):
         with pytest.raises(AudioError, match=path.name):
             list(decode_file(path))
+
+
+def test_what_was_sent_by_somebody_opens_no_other_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wav(tmp_path / "secret.wav", 16_000, tone(16_000)[:, None])
+    monkeypatch.chdir(tmp_path)
+    playlist = b"ffconcat version 1.0\nfile secret.wav\n"
+    (tmp_path / "list.ffconcat").write_bytes(playlist)
+    assert sum(map(len, decode_file("list.ffconcat"))) == 16_000  # so it works, where it is wanted
+    for file in ("list.ffconcat", io.BytesIO(playlist)):
+        with pytest.raises(AudioError):
+            list(decode_file(file, untrusted=True))
+    assert sum(map(len, decode_file("secret.wav", untrusted=True))) == 16_000

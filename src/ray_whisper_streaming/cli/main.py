@@ -6,8 +6,9 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from enum import Enum
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,8 +24,11 @@ import typer
 from rich.console import Console
 
 from ray_whisper_streaming import StreamOptions, __version__
+from ray_whisper_streaming.cli import keys
+from ray_whisper_streaming.cli.settings import with_settings
 from ray_whisper_streaming.core.options import AUTO
 from ray_whisper_streaming.errors import ConfigurationError, ModelNotFound, RayWhisperError
+from ray_whisper_streaming.server.config import ServerConfig, to_toml
 
 app = typer.Typer(
     name="ray-whisper",
@@ -33,6 +37,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+config_app = typer.Typer(help="The server's configuration.", no_args_is_help=True)
+app.add_typer(keys.app, name="keys")
+app.add_typer(config_app, name="config")
 errors = Console(stderr=True, highlight=False)
 
 FAILURE = 1
@@ -307,6 +314,44 @@ def models() -> None:
     )
 
 
+def serve(config: ServerConfig, sources: dict[str, str], *, verbose: int, quiet: bool) -> None:
+    """Serve live transcription over WebSocket, HTTP and TCP, until SIGTERM or Ctrl-C.
+
+    Clients of this machine need no key; others do (ray-whisper keys). On SIGTERM nobody is let in any more, running
+    sessions may end, and the process exits within the time that --drain-s says.
+
+    Exit codes: 0 ended by a signal, in good order; 1 the model or the address could not be had; 2 wrong usage.
+    """
+    from ray_whisper_streaming.cli import serve as program
+
+    level = logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO
+    program.configure_logging(config, level)
+    _run(program.run(config, quiet=quiet), _faster_loop())
+
+
+def show_config(config: ServerConfig, sources: dict[str, str]) -> None:
+    """Print the configuration that 'serve' would run with, as a file for --config, and where each value comes from."""
+    print(to_toml(config, sources), end="")
+
+
+def _told(command: Callable[..., None]) -> Callable[..., None]:
+    """The command, a wrong configuration being told as wrong usage."""
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        try:
+            command(**given)
+        except ConfigurationError as error:
+            _say(str(error))
+            raise typer.Exit(USAGE_ERROR) from None
+
+    return run
+
+
+app.command("serve")(_told(with_settings(serve, verbose=(Verbose, 0), quiet=(Quiet, False))))
+config_app.command("show")(_told(with_settings(show_config)))
+
+
 def run() -> None:
     """The console script."""
     app()
@@ -339,10 +384,21 @@ def _pool_options(model: str, backend: BackendChoice, device: str, workers: int 
     return {"model": model, "backend": backend.value, "device": device, "workers": workers}
 
 
-def _run(work: Coroutine[Any, Any, int]) -> None:
+def _faster_loop() -> Callable[[Coroutine[Any, Any, int]], int]:
+    """uvloop's runner; asyncio's own where uvloop is not installed."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run
+    return uvloop.run
+
+
+def _run(
+    work: Coroutine[Any, Any, int], runner: Callable[[Coroutine[Any, Any, int]], int] = asyncio.run
+) -> None:
     """Run a command to its end, and exit with its code."""
     try:
-        code = asyncio.run(work)
+        code = runner(work)
     except ModelNotFound as error:
         _say(str(error))
         code = FAILURE

@@ -165,6 +165,21 @@ class Stream:
         """Seconds of audio held."""
         return len(self._buffer) / SAMPLE_RATE
 
+    @property
+    def kept_from_s(self) -> float:
+        """Everything before this second is decoded, its words committed and its audio forgotten."""
+        return self._buffer.start_sample / SAMPLE_RATE
+
+    @property
+    def lag_s(self) -> float:
+        """Seconds of audio received that no pass has seen, known silence aside."""
+        unheard = self._buffer.end_sample - self._heard_until
+        for region in self._regions:
+            end = self._heard_until if region.end is None else region.end
+            start = max(region.start, self._decoded_until) if region is self._entered else region.start
+            unheard += max(0, end - start)
+        return unheard / SAMPLE_RATE
+
     def has_room(self, samples: int) -> bool:
         """Whether `receive_audio` would take so many samples now."""
         return len(self._buffer) + samples <= self.options.max_buffer_s * SAMPLE_RATE

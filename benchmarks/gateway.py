@@ -1,0 +1,251 @@
+"""What sessions cost the gateway: many clients over real sockets, 20 ms of audio per packet, no model.
+
+    python benchmarks/gateway.py --sessions 200 --seconds 20 --json gateway.json
+
+The server runs in a process of its own, on one core if `--core` names one; its workers answer from a script. The
+clients run in a second process and speak at the pace of speech. Reported: the delay of the server's event loop (a task
+that wants to wake every 5 ms, and how late it is), the CPU time of the server's process per second of audio, the pace
+(seconds of audio received per second and session: below 1 the clients could not keep up, and the rest means little),
+and how many words the sessions got.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import os
+import resource
+import statistics
+import struct
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import websockets
+from rich.console import Console
+from rich.table import Table
+
+from ray_whisper_streaming import AsyncPool, Word
+from ray_whisper_streaming.bench.machine import describe_machine
+from ray_whisper_streaming.engines.scripted import ScriptedEngine
+from ray_whisper_streaming.media import decode_file
+from ray_whisper_streaming.server.config import ServerConfig
+from ray_whisper_streaming.server.gateway import Gateway
+from ray_whisper_streaming.server.serving import Server
+
+PACKET_S = 0.02
+PROBE_S = 0.005
+"""How often the event loop is asked to wake a task."""
+
+RATE = 16_000
+TARGET_P99_MS = 50.0
+"""What the project wants of 200 sessions on one core."""
+
+RAMP_PER_S = 50
+"""Sessions opened per second: a crowd that connects at once is another measurement."""
+
+SAMPLE = Path(__file__).parents[1] / "src" / "ray_whisper_streaming" / "samples" / "support_call.flac"
+WORD_S = 0.4
+
+
+def script(seconds: float) -> tuple[Word, ...]:
+    """A word every 0.4 s, all along."""
+    return tuple(
+        Word(f" word{index}", index * WORD_S, index * WORD_S + 0.3)
+        for index in range(round(seconds / WORD_S))
+    )
+
+
+# ---------------------------------------------------------------- the server's process
+
+
+async def probe(delays_ms: list[float]) -> None:
+    while True:
+        wanted = time.monotonic() + PROBE_S
+        await asyncio.sleep(PROBE_S)
+        delays_ms.append((time.monotonic() - wanted) * 1000)
+
+
+def received_s(gateway: Gateway) -> float:
+    return sum(session.received_s for session in gateway.sessions.values())
+
+
+async def serve(pipe: Any, sessions: int, seconds: float) -> None:
+    engine = partial(ScriptedEngine, {}, script(seconds + 60), latency_s=0.02, max_batch_size=64)
+    pool = AsyncPool(backend="local", engine_factory=engine)
+    config = ServerConfig(port=0, max_new_streams=10_000, max_queue_wait_s=60, max_lag_s=60)
+    gateway = Gateway(pool, config)
+    server = Server(gateway)
+    ready = asyncio.Event()
+    running = asyncio.create_task(server.run(ready.set))
+    await asyncio.wait((running, asyncio.ensure_future(ready.wait())), return_when=asyncio.FIRST_COMPLETED)
+    pipe.send(server.port)
+    loop = asyncio.get_running_loop()
+    delays_ms: list[float] = []
+    await loop.run_in_executor(None, pipe.recv)  # all sessions are there
+    probing = asyncio.create_task(probe(delays_ms))
+    began = (time.monotonic(), time.process_time(), received_s(gateway))
+    await loop.run_in_executor(None, pipe.recv)  # the first is about to end
+    wall_s, cpu_s = time.monotonic() - began[0], time.process_time() - began[1]
+    audio_s = received_s(gateway) - began[2]
+    probing.cancel()
+    pipe.send(
+        {
+            "delays_ms": delays_ms,
+            "wall_s": wall_s,
+            "cpu_s": cpu_s,
+            "audio_s": audio_s,
+            "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        }
+    )
+    await loop.run_in_executor(None, pipe.recv)
+    server.stop()
+    await running
+
+
+def run_server(pipe: Any, sessions: int, seconds: float, core: int | None) -> None:
+    if core is not None:
+        os.sched_setaffinity(0, {core})
+    import uvloop
+
+    uvloop.run(serve(pipe, sessions, seconds))
+
+
+# ---------------------------------------------------------------- the clients' process
+
+
+async def talk(
+    url: str, audio: bytes, seconds: float, voice_activity: bool, opened: asyncio.Semaphore
+) -> int:
+    """One client; returns how many words it got."""
+    words = 0
+    packet = round(PACKET_S * RATE) * 2
+    async with websockets.connect(url, compression=None, max_queue=None, ping_interval=None) as socket:
+        await socket.send(json.dumps({"type": "options", "language": "en", "voice_activity": voice_activity}))
+
+        async def send() -> None:
+            began = time.monotonic()
+            for number in range(round(seconds / PACKET_S)):
+                at = number * packet % (len(audio) - packet)
+                await socket.send(struct.pack("<I", number) + audio[at : at + packet])
+                ahead_s = began + (number + 1) * PACKET_S - time.monotonic()
+                if ahead_s > 0:
+                    await asyncio.sleep(ahead_s)
+            await socket.send('{"type":"close"}')
+
+        await socket.recv()
+        opened.release()
+        sending = asyncio.create_task(send())
+        async for message in socket:
+            event = json.loads(message)
+            if event["type"] == "committed":
+                words += event["count"]
+        await sending
+    return words
+
+
+async def load(port: int, pipe: Any, sessions: int, seconds: float, voice_activity: bool) -> list[int]:
+    audio = np.concatenate(list(decode_file(str(SAMPLE)))).tobytes()
+    url = f"ws://127.0.0.1:{port}/v1/stream"
+    opened = asyncio.Semaphore(0)
+    ramp_s = sessions / RAMP_PER_S
+    tasks: list[asyncio.Task[int]] = []
+    for _ in range(sessions):
+        tasks.append(asyncio.create_task(talk(url, audio, seconds + ramp_s, voice_activity, opened)))
+        await asyncio.sleep(1 / RAMP_PER_S)
+    for _ in range(sessions):
+        await opened.acquire()
+    pipe.send("opened")
+    await asyncio.sleep(max(1.0, seconds - 2.0))
+    pipe.send("ending")
+    return await asyncio.gather(*tasks)
+
+
+# ---------------------------------------------------------------- both
+
+
+def measure(sessions: int, seconds: float, core: int | None, voice_activity: bool) -> dict[str, Any]:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=run_server, args=(theirs, sessions, seconds, core))
+    process.start()
+    try:
+        if core is not None:
+            os.sched_setaffinity(0, set(psutil.Process().cpu_affinity() or ()) - {core})
+        port = ours.recv()
+        words = asyncio.run(load(port, ours, sessions, seconds, voice_activity))
+        facts = ours.recv()
+        ours.send("stop")
+    finally:
+        process.join(30)
+        if process.is_alive():
+            process.terminate()
+    delays_ms = sorted(facts["delays_ms"])
+    return {
+        "sessions": sessions,
+        "voice_activity": voice_activity,
+        "loop_delay_p50_ms": statistics.median(delays_ms),
+        "loop_delay_p99_ms": delays_ms[int(len(delays_ms) * 0.99)],
+        "loop_delay_max_ms": delays_ms[-1],
+        "cpu_share": facts["cpu_s"] / facts["wall_s"],
+        "cpu_ms_per_audio_s": facts["cpu_s"] * 1000 / facts["audio_s"],
+        "pace": facts["audio_s"] / facts["wall_s"] / sessions,
+        "rss_mb": facts["rss_mb"],
+        "words_min": min(words),
+        "words_max": max(words),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--sessions", type=int, nargs="+", default=[50, 100, 200])
+    parser.add_argument("--seconds", type=float, default=15.0)
+    parser.add_argument(
+        "--core", type=int, default=None, help="pin the server to this core, the clients to others"
+    )
+    parser.add_argument("--no-voice-activity", dest="voice_activity", action="store_false")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    rows = [
+        measure(sessions, arguments.seconds, arguments.core, arguments.voice_activity)
+        for sessions in arguments.sessions
+    ]
+    table = Table(
+        "sessions",
+        "loop delay p50 ms",
+        "p99",
+        "max",
+        "cores",
+        "CPU ms per audio s",
+        "pace",
+        "RSS MB",
+        "words",
+    )
+    for row in rows:
+        table.add_row(
+            str(row["sessions"]),
+            f"{row['loop_delay_p50_ms']:.1f}",
+            f"{row['loop_delay_p99_ms']:.1f}",
+            f"{row['loop_delay_max_ms']:.1f}",
+            f"{row['cpu_share']:.2f}",
+            f"{row['cpu_ms_per_audio_s']:.2f}",
+            f"{row['pace']:.2f}",
+            f"{row['rss_mb']:.0f}",
+            f"{row['words_min']}-{row['words_max']}",
+        )
+    Console().print(table)
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"machine": describe_machine(), "rows": rows}, indent=2) + "\n")
+    return 0 if all(row["words_min"] > 0 for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The gateway: an ASGI app in front of a pool of workers."""

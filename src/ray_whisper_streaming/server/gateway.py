@@ -1,0 +1,314 @@
+"""What all endpoints share: the pool, who may come in, the sessions that are open, and the watch over them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from starlette.requests import HTTPConnection
+
+from ray_whisper_streaming.api import AsyncLiveStream, AsyncPool
+from ray_whisper_streaming.core.events import Event
+from ray_whisper_streaming.core.options import AUTO, StreamOptions
+from ray_whisper_streaming.errors import ConfigurationError, RayWhisperError
+from ray_whisper_streaming.server.access import Access, Principal
+from ray_whisper_streaming.server.admission import Admission
+from ray_whisper_streaming.server.audio import AudioFormat
+from ray_whisper_streaming.server.config import ServerConfig
+from ray_whisper_streaming.server.intake import AudioIntake
+from ray_whisper_streaming.server.keys import Keyring
+from ray_whisper_streaming.server.load import LoadMeter
+from ray_whisper_streaming.server.metrics import Metrics
+from ray_whisper_streaming.server.refusal import Refusal
+from ray_whisper_streaming.server.session import Draining, Session
+
+__all__ = ["Gateway"]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+LOOK_S = 1.0
+"""How often load and limits are looked at."""
+
+SWEEP_LOOKS = 60
+"""Every so many looks, keys that use nothing are forgotten."""
+
+LAST_WORDS_S = 5.0
+"""Of the time to drain, what sessions get to decode their tails when they are ended."""
+
+SESSION_ID_BYTES = 12
+
+ENGLISH_ONLY = ".en"
+"""How the names of Whisper's models for English alone end."""
+
+
+class Gateway:
+    """One per process. `start` it, give it to `create_app`, `aclose` it.
+
+    Args:
+        pool: where sessions get their streams; started and closed here.
+        config: the server's options.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self, pool: AsyncPool, config: ServerConfig, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.pool = pool
+        self.config = config
+        self.clock = clock
+        self.access = Access(
+            None if config.keys_file is None else Keyring(Path(config.keys_file)),
+            allow_anonymous=config.allow_anonymous,
+            allowed_origins=config.allowed_origins,
+        )
+        self.admission = Admission(config, clock)
+        self.metrics = Metrics()
+        self.sessions: dict[str, Session] = {}
+        self.kept: dict[str, Session] = {}
+        self.ready = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._intake = AudioIntake()
+        self._meter = LoadMeter(clock)
+        self._starting: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
+
+    # ---------------------------------------------------------------- for endpoints
+
+    def authenticate(self, connection: HTTPConnection) -> Principal:
+        """Who a request or WebSocket is from: its key or token, and its origin.
+
+        Raises:
+            Refusal: ``unauthorized`` or ``forbidden``.
+        """
+        return self._count_refusal(lambda: self.access.authenticate(connection))
+
+    def check_room(self, principal: Principal) -> None:
+        """Whether a session would be let in now, before its options are known. Raises `Refusal`."""
+        self._count_refusal(lambda: self.admission.check(principal))
+
+    async def open_session(
+        self,
+        principal: Principal,
+        options: StreamOptions | None = None,
+        audio: AudioFormat | None = None,
+        *,
+        protocol: str,
+        live: bool = True,
+        notes: bool = False,
+    ) -> Session:
+        """Let a session in and open its streams. Close it whatever happens.
+
+        Args:
+            principal: from `authenticate`.
+            options: how it is to be transcribed; the tenant is filled in here.
+            audio: what will be pushed; 16 kHz mono int16 if not said.
+            protocol: its name in logs and metrics.
+            live: audio comes as it is spoken; False for recordings, whose lag means nothing.
+            notes: the session tells `Progress` and `Lagging`.
+
+        Raises:
+            Refusal: see `Admission.admit`.
+            ConfigurationError: the pool's model can't do what the options want.
+        """
+        options, audio = options or StreamOptions(), audio or AudioFormat()
+        self._check_model(options)
+        if principal.session_id is not None:
+            raise self._refused(Refusal("forbidden", "this token is for following a session"))
+        lease = self._count_refusal(lambda: self.admission.admit(principal, audio.streams))
+        session_id = secrets.token_urlsafe(SESSION_ID_BYTES)
+        streams: list[AsyncLiveStream] = []
+        try:
+            for channel in range(audio.streams):
+                stream_id = f"{session_id}/{channel}" if audio.split else session_id
+                streams.append(
+                    self.pool.stream(replace(options, tenant=principal.tenant), stream_id=stream_id)
+                )
+            session = Session(
+                session_id=session_id,
+                protocol=protocol,
+                streams=streams,
+                audio=audio,
+                lease=lease,
+                intake=self._intake,
+                observe=self._observe,
+                forget=self._forget,
+                live=live,
+                notes=notes,
+                clock=self.clock,
+            )
+        except RayWhisperError:
+            lease.release()
+            for stream in streams:
+                await stream.aclose()
+            raise
+        self.sessions[session_id] = session
+        self._empty.clear()
+        self.metrics.session_opened(session)
+        logger.info(
+            "session opened",
+            extra={
+                "session": session_id,
+                "protocol": protocol,
+                "key": principal.name,
+                "streams": len(streams),
+            },
+        )
+        return session
+
+    def keep(self, session: Session) -> None:
+        """Keep a session that has ended, for a client that lost its connection before it heard the end."""
+        if not self.config.resume_s:
+            return
+        self.kept[session.session_id] = session
+        loop = asyncio.get_running_loop()
+        loop.call_later(self.config.resume_s, self.kept.pop, session.session_id, None)
+
+    # ---------------------------------------------------------------- running
+
+    async def start(self) -> None:
+        """Read the keys and begin to start the workers; `wait_ready` says when they are warm.
+
+        Raises:
+            ConfigurationError: the file of keys can't be read.
+        """
+        if self._starting is None:
+            if self.access.keyring is not None:
+                self.access.keyring.load()
+            self._starting = asyncio.create_task(self._start())
+
+    async def wait_ready(self) -> None:
+        """Wait until the workers are warm; raises what `AsyncPool.start` raises."""
+        assert self._starting is not None, "start first"
+        await asyncio.shield(self._starting)
+
+    async def drain(self) -> None:
+        """Let nobody in any more, and give running sessions ``drain_s`` seconds to end; then end them."""
+        if self.admission.draining:
+            return
+        self.admission.draining = True
+        self.ready.clear()
+        self.metrics.draining.set(1)
+        within_s = self.config.drain_s
+        logger.info("draining", extra={"sessions": len(self.sessions), "within_s": within_s})
+        for session in list(self.sessions.values()):
+            session.notify(Draining(within_s))
+        until = self.clock() + within_s
+        await self._wait_until_empty(until - min(LAST_WORDS_S, within_s / 2))
+        for session in list(self.sessions.values()):
+            session.end("draining")
+        await self._wait_until_empty(until)
+        logger.info("drained", extra={"sessions": len(self.sessions)})
+
+    async def aclose(self) -> None:
+        """Close all sessions, and stop the workers. Safe to call twice."""
+        self.admission.draining = True
+        self.ready.clear()
+        tasks = [task for task in (self._watching, self._starting) if task is not None]
+        for task in tasks:
+            task.cancel()
+        for session in list(self.sessions.values()):
+            await session.aclose()
+        await self._intake.aclose()
+        await self.pool.aclose()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _start(self) -> None:
+        await self.pool.start()
+        await self._look()
+        self._watching = asyncio.create_task(self._watch())
+        self.ready.set()
+
+    async def _wait_until_empty(self, until: float) -> None:
+        try:
+            await asyncio.wait_for(self._empty.wait(), max(0.0, until - self.clock()))
+        except asyncio.TimeoutError:
+            pass
+
+    async def _watch(self) -> None:
+        looks = 0
+        while True:
+            await asyncio.sleep(LOOK_S)
+            looks += 1
+            try:
+                await self._look()
+                self._enforce_limits()
+                if looks % SWEEP_LOOKS == 0:
+                    self.admission.sweep()
+            except RayWhisperError as error:
+                # The pool can't be asked: nobody is let in until it can.
+                logger.warning("the pool does not answer: %s", error)
+                self.admission.load = replace(self.admission.load, ready=False)
+
+    async def _look(self) -> None:
+        stats = await self.pool.stats()
+        lags_s = [session.lag_s for session in self.sessions.values() if session.is_live]
+        self.admission.load = self._meter.measure(stats, lags_s)
+        self.metrics.load_measured(stats, self.admission.load)
+
+    def _enforce_limits(self) -> None:
+        now, config = self.clock(), self.config
+        for session in list(self.sessions.values()):
+            session.look()
+            if now - session.heard_at > config.idle_s:
+                session.end("idle")
+            elif now - session.opened_at > config.session_s:
+                session.end("session_limit")
+            if not self.admission.charge(session.lease.principal, session.uncharged_s()):
+                session.end("audio_quota")
+
+    # ---------------------------------------------------------------- inside
+
+    def _check_model(self, options: StreamOptions) -> None:
+        """Say now what otherwise the first job would say."""
+        model = options.model or self.pool.model
+        if model != self.pool.model:
+            raise ConfigurationError("model", model, f"{self.pool.model}, the one served here")
+        if not model.endswith(ENGLISH_ONLY):
+            return
+        if options.language not in (AUTO, "en"):
+            raise ConfigurationError(
+                "language", options.language, f"en or auto, as {model} knows English alone"
+            )
+        if options.task == "translate":
+            raise ConfigurationError("task", options.task, f"transcribe, as {model} knows English alone")
+
+    def _observe(self, session: Session, stream: AsyncLiveStream, event: Event) -> None:
+        self.metrics.event(session, stream, event)
+
+    def _forget(self, session: Session) -> None:
+        if self.sessions.pop(session.session_id, None) is None:
+            return
+        if not self.sessions:
+            self._empty.set()
+        self.admission.charge(session.lease.principal, session.uncharged_s())
+        self.metrics.session_closed(session)
+        logger.info(
+            "session closed",
+            extra={
+                "session": session.session_id,
+                "protocol": session.protocol,
+                "audio_s": round(session.received_s, 2),
+                "open_s": round(self.clock() - session.opened_at, 2),
+                "ended_by": session.ending or "client",
+            },
+        )
+
+    def _count_refusal(self, ask: Callable[[], T]) -> T:
+        try:
+            return ask()
+        except Refusal as refusal:
+            self.metrics.refused(refusal)
+            raise
+
+    def _refused(self, refusal: Refusal) -> Refusal:
+        self.metrics.refused(refusal)
+        return refusal

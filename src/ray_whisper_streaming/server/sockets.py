@@ -1,0 +1,138 @@
+"""uvicorn's protocols, with the ends they leave open: connections that say nothing, and closings that never finish; and
+with a short way for audio.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio.transports import BaseTransport
+from typing import Any
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.speedups import apply_mask
+
+__all__ = ["Http", "WebSockets"]
+
+FIRST_REQUEST_S = 10.0
+"""How long a new connection may take to send a request's head."""
+
+LINGER_S = 5.0
+"""How long what was written last may take to be read, after all is said."""
+
+# RFC 6455, 5.2
+WHOLE_BINARY = 0x82
+"""First byte of an unfragmented binary frame without extensions."""
+FIN, OPCODE, MASKED, LENGTH = 0x80, 0x0F, 0x80, 0x7F
+FIRST_CONTROL_OPCODE = 0x08
+LENGTH_IN_2, LENGTH_IN_8 = 126, 127
+SHORTEST_HEAD, MASK_BYTES = 2, 4
+
+
+class Http(H11Protocol):
+    """Ends connections that send no request."""
+
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: BaseTransport) -> None:  # type: ignore[override]
+        """See `asyncio.Protocol`."""
+        super().connection_made(transport)  # pyright: ignore[reportArgumentType]
+        self._deadline = self.loop.call_later(FIRST_REQUEST_S, self._end_silence)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See `asyncio.Protocol`."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+        super().connection_lost(exc)
+
+    def _end_silence(self) -> None:
+        # After an upgrade to a WebSocket the transport is no longer this protocol's.
+        silent = self.cycle is None  # pyright: ignore[reportUnnecessaryComparison]
+        if silent and not self.transport.is_closing() and self.transport.get_protocol() is self:
+            self.transport.close()
+
+
+class WebSockets(WebSocketsSansIOProtocol):
+    """Ends connections whose peer does not read the rest, and takes whole binary frames by a short way.
+
+    Audio comes 50 times a second and session, in frames of the plainest kind. They are cut out of the data here;
+    all others, and all that is not as it should be, go through websockets' own parser, one whole frame at a time, so
+    that it always stands between two frames.
+    """
+
+    _requested = False
+    _shortcut = True
+    _in_fragments = False
+    _rest = bytearray()
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        if not self._shortcut or not self.handshake_complete:
+            # Whoever sends frames before the handshake is answered has the parser in an unknown place.
+            self._shortcut = self._shortcut and not self._requested
+            self._requested = True
+            super().data_received(data)
+            return
+        if self._rest:
+            self._rest += data
+            self._cut_frames(self._rest)
+        else:
+            self._cut_frames(data)
+
+    def on_task_complete(self, task: asyncio.Task[None]) -> None:
+        """The endpoint has returned: the rest of the closing gets its time, and no more."""
+        super().on_task_complete(task)
+        self._end_soon()
+
+    def keepalive_timeout(self) -> None:
+        """The peer did not answer a ping."""
+        super().keepalive_timeout()
+        self._end_soon()
+
+    def _cut_frames(self, data: bytes | bytearray) -> None:
+        start = 0
+        while len(data) - start >= SHORTEST_HEAD:
+            first = data[start]
+            plain = first == WHOLE_BINARY and data[start + 1] & MASKED and not self._in_fragments
+            payload, end = _find_frame(data, start)
+            plain = plain and end - payload <= self.config.ws_max_size
+            if end > len(data):
+                if plain:
+                    break
+                # Not waited for, as the parser may have something against it; from now on this connection is its own.
+                self._shortcut, self._rest = False, bytearray()
+                super().data_received(bytes(data[start:]))
+                return
+            if plain:
+                self.curr_msg_data_type = "bytes"
+                mask = data[payload - MASK_BYTES : payload]
+                self.frames = [apply_mask(bytes(data[payload:end]), bytes(mask))]
+                self.send_receive_event_to_app()
+            else:
+                if first & OPCODE < FIRST_CONTROL_OPCODE:
+                    self._in_fragments = not first & FIN
+                super().data_received(bytes(data[start:end]))
+                if self.transport.is_closing():
+                    return
+            start = end
+        self._rest = bytearray(data[start:])
+
+    def _end_soon(self) -> None:
+        transport: Any = self.transport
+        if transport is not None and not self.disconnected:
+            self.loop.call_later(LINGER_S, transport.abort)
+
+
+def _find_frame(data: bytes | bytearray, start: int) -> tuple[int, int]:
+    """Where the payload of the frame at ``start`` begins and ends, maybe beyond the data; the first two bytes are
+    there.
+    """
+    second = data[start + 1]
+    length, head = second & LENGTH, SHORTEST_HEAD
+    wide = 2 if length == LENGTH_IN_2 else 8 if length == LENGTH_IN_8 else 0
+    if wide:
+        at = start + SHORTEST_HEAD
+        # Of a head that is cut off this is a part; the frame ends beyond the data all the same.
+        length = int.from_bytes(data[at : at + wide], "big")
+    head += wide + (MASK_BYTES if second & MASKED else 0)
+    return start + head, start + head + length

@@ -1,0 +1,1 @@
+"""The protocols without their sockets: bytes and messages in, events out."""

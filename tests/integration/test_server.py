@@ -1,0 +1,423 @@
+"""The server over real sockets, its workers answering from a script."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import numpy as np
+import pytest
+import websockets
+from tests.helpers.serving import (
+    PCM,
+    TEXT,
+    WORLD,
+    Served,
+    connected,
+    eventually,
+    fetch,
+    lines,
+    of_kind,
+    served,
+    session,
+    text_of,
+)
+
+from ray_whisper_streaming.core.transcript import Word
+from ray_whisper_streaming.errors import ConfigurationError, ModelNotFound, PoolError
+from ray_whisper_streaming.server.config import ServerConfig
+from ray_whisper_streaming.server.serving import check_exposure
+
+
+@pytest.fixture
+async def here() -> AsyncIterator[Served]:
+    async with served() as server:
+        yield server
+
+
+# ---------------------------------------------------------------- the native protocol
+
+
+async def test_from_options_to_closed(here: Served) -> None:
+    async with connected(here.ws) as client:
+        await client.say("options", language="en", voice_activity=False)
+        ready = await client.hear()
+        assert ready.items() >= {"type": "ready", "model": "tiny.en", "next_audio": 0, "streams": 1}.items()
+        assert ready["session_id"] in here.gateway.sessions
+        await client.send(PCM)
+        await client.say("close")
+        events = await client.hear_all()
+    assert text_of(events) == TEXT
+    ids = [word["id"] for event in of_kind(events, "committed") for word in event["words"]]
+    assert ids == list(range(len(WORLD.words)))
+    assert events[-1].items() >= {"type": "closed", "reason": "client", "audio": 7.0, "words": 12}.items()
+    assert [event["n"] for event in events] == sorted(event["n"] for event in events)
+    assert client.closing == (1000, "client")
+    assert here.gateway.sessions == {}
+
+
+async def test_flush_is_confirmed_behind_all_that_was_sent_before_it(here: Served) -> None:
+    async with session(here.ws) as client:
+        await client.send(PCM[: 16_000 * 2 * 4])
+        await client.say("flush", id="first")
+        await client.send(PCM[16_000 * 2 * 4 :])
+        await client.say("flush", id="second")
+        first = await client.hear_until("flushed")
+        assert first[-1].items() >= {"id": "first", "at": 4.0}.items()
+        assert len(text_of(first).split()) == 9  # up to second 4
+        second = await client.hear_until("flushed")
+        assert second[-1].items() >= {"id": "second", "at": 7.0}.items()
+        assert text_of(first + second) == TEXT
+        await client.say("close")
+        assert of_kind(await client.hear_all(), "closed")
+
+
+@pytest.mark.parametrize(("encoding", "rate", "kind"), [("f32le", 16_000, "<f4"), ("s16le", 32_000, "<i2")])
+async def test_other_encodings_and_rates_keep_their_time(
+    here: Served, encoding: str, rate: int, kind: str
+) -> None:
+    samples = np.repeat(WORLD.audio(), rate // 16_000)
+    raw = (samples / 32768 if kind == "<f4" else samples).astype(kind).tobytes()
+    async with session(here.ws, encoding=encoding, sample_rate=rate) as client:
+        await client.send(raw, packet=6_401)  # cut in the middle of a sample
+        await client.say("close")
+        events = await client.hear_all()
+    assert text_of(events) == TEXT
+    assert events[-1]["audio"] == pytest.approx(7.0, abs=0.01)
+
+
+async def test_telephony(here: Served) -> None:
+    async with session(here.ws, encoding="mulaw", sample_rate=8_000) as client:
+        await client.send(bytes([0x9F, 0x1F]) * 4_000 * 7, packet=160)  # a square wave, 20 ms a packet
+        await client.say("close")
+        assert text_of(await client.hear_all()) == TEXT
+
+
+async def test_a_stream_for_each_channel(here: Served) -> None:
+    both = np.stack([WORLD.audio(), WORLD.audio()[::-1]], axis=1)
+    async with session(here.ws, channels=2, split_channels=True) as client:
+        assert here.gateway.admission.streams == 2
+        await client.send(np.ascontiguousarray(both).tobytes())
+        await client.say("flush", id="a")
+        events = await client.hear_until("flushed")
+        await client.say("close")
+        events += await client.hear_all()
+    assert text_of(events, 0) == text_of(events, 1) == TEXT
+    assert [event["id"] for event in of_kind(events, "flushed")] == ["a"]
+    ends = [event for event in of_kind(events, "final") if event.get("end_of_stream")]
+    assert sorted(event.get("channel", 0) for event in ends) == [0, 1]
+    assert events[-1]["words"] == 24
+
+
+async def test_audio_that_is_done_with_is_acknowledged(here: Served) -> None:
+    async with session(here.ws) as client:
+        await client.send(PCM)
+        await client.say("flush", id="a")
+        told = (await client.hear_until("acknowledged"))[-1]
+        assert 6.5 < told["at"] <= 7.0
+        assert told["sample"] == pytest.approx(told["at"] * 16_000, abs=20)
+
+
+async def test_many_sessions_at_once_keep_apart() -> None:
+    async def talk(url: str, pauses: int) -> str:
+        async with session(url) as client:
+            await client.send(bytes(16_000 * pauses) + PCM)  # half a second of silence each
+            await client.say("close")
+            return text_of(await client.hear_all())
+
+    async with served(latency_s=0.01) as here:
+        texts = await asyncio.gather(*(talk(here.ws, count % 3) for count in range(30)))
+    # The script stands on the time line: with silence in front, nothing else changes.
+    assert texts == [TEXT] * 30
+
+
+# ---------------------------------------------------------------- lost connections
+
+
+async def test_a_lost_connection_is_resumed_without_a_gap() -> None:
+    async with served(resume_s=20.0) as here:
+        async with session(here.ws) as client:
+            session_id = next(iter(here.gateway.sessions))
+            await client.send(PCM[:96_000])
+            events = await client.hear_until("committed")
+            client.socket.transport.abort()
+        after = events[-1]["n"]
+        async with connected(here.ws) as again:
+            await again.say("resume", session_id=session_id, after=after)
+            ready = await again.hear()
+            assert ready.items() >= {"resumed": True, "session_id": session_id}.items()
+            assert 0 < ready["next_audio"] <= 15
+            again.sent = ready["next_audio"] - 1  # one that the server has: sent again, it is dropped
+            await again.send(PCM[again.sent * 6_400 :])
+            await again.say("close")
+            rest = await again.hear_all()
+        assert rest[-1]["type"] == "closed"
+        assert rest[-1]["audio"] == 7.0
+        assert text_of(events + rest) == TEXT
+        assert all(event["n"] > after for event in rest)
+
+
+async def test_who_does_not_come_back_loses_the_session() -> None:
+    async with served(resume_s=0.2) as here:
+        async with session(here.ws) as client:
+            session_id = next(iter(here.gateway.sessions))
+            client.socket.transport.abort()
+        await eventually(lambda: not here.gateway.sessions)
+        async with connected(here.ws) as again:
+            await again.say("resume", session_id=session_id)
+            assert (await again.hear())["code"] == "not_found"
+
+
+async def test_the_end_is_kept_for_who_missed_it() -> None:
+    async with served(resume_s=20.0) as here:
+        async with session(here.ws) as client:
+            session_id = next(iter(here.gateway.sessions))
+            await client.send(PCM)
+            await client.say("close")
+            await eventually(lambda: not here.gateway.sessions)
+            client.socket.transport.abort()
+        async with connected(here.ws) as again:
+            await again.say("resume", session_id=session_id)
+            ready, *events = await again.hear_all()
+        assert ready["resumed"]
+        assert text_of(events) == TEXT
+        assert events[-1]["type"] == "closed"
+
+
+async def test_the_newest_connection_of_a_session_wins() -> None:
+    async with served(resume_s=20.0) as here, session(here.ws) as old:
+        session_id = next(iter(here.gateway.sessions))
+        async with connected(here.ws) as new:
+            await new.say("resume", session_id=session_id)
+            assert (await new.hear())["type"] == "ready"
+            await old.hear_all()
+            assert old.closing == (1008, "resumed_elsewhere")
+            await new.send(PCM)
+            await new.say("close")
+            assert text_of(await new.hear_all()) == TEXT
+
+
+async def test_who_says_good_bye_is_not_waited_for() -> None:
+    async with served(resume_s=20.0) as here:
+        async with session(here.ws) as client:
+            await client.send(PCM)
+        await eventually(lambda: not here.gateway.sessions)
+
+
+# ---------------------------------------------------------------- listeners
+
+
+async def test_listeners_get_every_event_from_the_first(here: Served) -> None:
+    async with session(here.ws) as client:
+        path = f"/v1/stream/{next(iter(here.gateway.sessions))}/events"
+        async with connected(here.ws, path) as early:
+            await client.send(PCM)
+            await client.say("flush", id="a")
+            own = await client.hear_until("flushed")
+            async with connected(here.ws, path) as late:
+                await client.say("close")
+                own += await client.hear_all()
+                for listener in (early, late):
+                    heard = await listener.hear_all()
+                    assert text_of(heard) == TEXT
+                    assert heard[-1] == own[-1]
+                    assert listener.closing[0] == 1000
+
+
+async def test_there_is_nothing_to_hear_of_an_unknown_session(here: Served) -> None:
+    with pytest.raises(websockets.InvalidStatus) as caught:
+        async with connected(here.ws, "/v1/stream/nonsense/events"):
+            pass
+    assert caught.value.response.status_code == 404
+
+
+# ---------------------------------------------------------------- raw TCP
+
+
+async def test_raw_tcp_sends_the_last_words_too(here: Served) -> None:
+    async def talk(port: int) -> str:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(PCM)
+        writer.write_eof()
+        answer = await asyncio.wait_for(reader.read(), 20)
+        writer.close()
+        return answer.decode()
+
+    async with lines(here.gateway) as tcp:
+        answers = await asyncio.gather(*(talk(tcp.port) for _ in range(5)))
+    for answer in answers:
+        rows = [line.split(" ", 2) for line in answer.splitlines()]
+        assert "".join(text for _, _, text in rows).strip() == TEXT
+        times = [int(value) for start, end, _ in rows for value in (start, end)]
+        assert times == sorted(times)
+        assert (times[0], times[-1]) == (500, 5200)
+
+
+async def test_a_tcp_client_that_vanishes_leaves_nothing(here: Served) -> None:
+    async with lines(here.gateway) as tcp:
+        _, writer = await asyncio.open_connection("127.0.0.1", tcp.port)
+        writer.write(PCM[:64_000])
+        await writer.drain()
+        await eventually(lambda: bool(here.gateway.sessions))
+        writer.transport.abort()
+        await eventually(lambda: not here.gateway.sessions)
+
+
+# ---------------------------------------------------------------- supervision
+
+
+async def test_health_readiness_and_metrics(here: Served) -> None:
+    assert (await fetch(here.http + "/healthz")).status == 200
+    assert (await fetch(here.http + "/readyz")).json() == {"state": "ready", "streams": 0}
+    async with session(here.ws) as client:
+        await client.send(PCM)
+        await client.say("close")
+        await client.hear_all()
+    await asyncio.sleep(1.1)  # the pool is looked at once a second
+    text = (await fetch(here.http + "/metrics")).body.decode()
+    values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    assert values['ray_whisper_sessions{protocol="native"}'] == "0.0"
+    assert values['ray_whisper_sessions_opened_total{protocol="native"}'] == "1.0"
+    assert values['ray_whisper_words_committed_total{protocol="native"}'] == "12.0"
+    assert values['ray_whisper_audio_seconds_total{protocol="native"}'] == "7.0"
+    assert float(values["ray_whisper_pool_jobs_done_total"]) >= 1
+    assert values["ray_whisper_pool_workers"] == "1.0"
+    assert float(values['ray_whisper_worker_jobs_done_total{worker="worker-0"}']) >= 1
+    assert not any(word in text for word in ("quick", "brown"))
+
+
+async def test_draining_lets_sessions_finish_and_nobody_in() -> None:
+    async with served(drain_s=10.0) as here:
+        async with session(here.ws) as client:
+            await client.send(PCM[:96_000])
+            here.server.stop()
+            assert (await client.hear_until("draining"))[-1]["within"] == 10.0
+            ready = await fetch(here.http + "/readyz")
+            assert (ready.status, ready.json()["state"]) == (503, "draining")
+            with pytest.raises(websockets.InvalidStatus) as caught:
+                async with connected(here.ws):
+                    pass
+            assert caught.value.response.status_code == 503
+            await client.send(PCM[96_000:])
+            await client.say("close")
+            assert text_of(await client.hear_all()).endswith("again and again")
+            assert client.closing == (1000, "client")
+        await asyncio.wait_for(here.running, 5)  # and does not wait for the ten seconds
+
+
+async def test_draining_ends_sessions_that_go_on_and_their_tails_arrive() -> None:
+    async with served(drain_s=1.0) as here, session(here.ws) as client:
+        await client.send(PCM)
+        here.server.stop()
+        events = await client.hear_all()
+        assert text_of(events) == TEXT
+        assert [event["code"] for event in of_kind(events, "error")] == ["draining"]
+        assert events[-1].items() >= {"type": "closed", "reason": "draining"}.items()
+        assert client.closing == (1012, "draining")
+        await asyncio.wait_for(here.running, 5)
+
+
+async def test_a_second_signal_ends_at_once() -> None:
+    async with served(drain_s=60.0) as here, session(here.ws) as client:
+        here.server.stop()
+        await client.hear_until("draining")
+        here.server.stop()
+        await client.hear_all()
+        await asyncio.wait_for(here.running, 5)
+
+
+class AbsentEngine:
+    """Its model is not there."""
+
+    def warm_up(self) -> None:
+        raise ModelNotFound("model", "nonsense", "a model that is here")
+
+    def close(self) -> None:
+        pass
+
+
+async def test_a_model_that_is_not_there_ends_the_server() -> None:
+    with pytest.raises(ModelNotFound):
+        async with served(engine=AbsentEngine):
+            pass
+
+
+async def test_a_taken_port_is_told(here: Served) -> None:
+    with pytest.raises(OSError, match="in use"):
+        async with served(port=here.server.port):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("config", "field"),
+    [
+        ({"host": "0.0.0.0"}, "host"),
+        ({"host": "::"}, "host"),
+        ({"host": "example.org"}, "host"),
+        ({"keys_file": "/nowhere/keys.json"}, "keys_file"),
+        ({"host": "0.0.0.0", "keys_file": __file__, "tcp_port": 43007}, "tcp_port"),
+        ({"tls_cert": "/nowhere.pem", "tls_key": "/nowhere.pem"}, "tls_cert"),
+    ],
+)
+def test_it_does_not_serve_the_world_by_accident(config: dict[str, Any], field: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        check_exposure(ServerConfig(**config))
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"host": "::1"},
+        {"host": "localhost", "tcp_port": 43007},
+        {"host": "0.0.0.0", "keys_file": __file__},
+        {"host": "0.0.0.0", "allow_anonymous": True, "tcp_port": 43007},
+    ],
+)
+def test_it_serves_who_it_is_told_to(config: dict[str, Any]) -> None:
+    check_exposure(ServerConfig(**config))
+
+
+# ---------------------------------------------------------------- the server ends sessions
+
+
+@pytest.mark.parametrize(
+    ("config", "code"), [({"idle_s": 1.0}, "idle"), ({"session_s": 1.0, "idle_s": 90.0}, "session_limit")]
+)
+async def test_limits_end_a_session_with_its_last_words(config: dict[str, Any], code: str) -> None:
+    async with served(**config) as here, session(here.ws) as client:
+        await client.send(PCM)
+        events = await client.hear_all()
+        assert text_of(events) == TEXT
+        assert [event["code"] for event in of_kind(events, "error")] == [code]
+        assert events[-1].items() >= {"type": "closed", "reason": code}.items()
+        assert client.closing == (1008, code)
+
+
+async def test_keep_alives_keep_a_session() -> None:
+    async with served(idle_s=1.5) as here, session(here.ws) as client:
+        for _ in range(6):
+            await asyncio.sleep(0.5)
+            await client.say("keep_alive")
+        await client.say("close")
+        assert (await client.hear_all())[-1]["reason"] == "client"
+
+
+async def test_a_stream_that_fails_tells_why_and_harms_no_other() -> None:
+    words = (Word(" hm", 0.5, 0.8),)
+    async with served(words=words) as here, session(here.ws) as good, session(here.ws) as bad:
+        broken = list(here.gateway.sessions)[1]
+        machine = here.gateway.sessions[broken].streams[0]._driven.machine
+        await bad.send(PCM)
+        machine.fail(PoolError("out of order"))
+        await bad.say("close")
+        events = await bad.hear_all()
+        assert (
+            of_kind(events, "error")[0].items()
+            >= {"code": "stream_failed", "message": "out of order"}.items()
+        )
+        assert bad.closing == (1011, "stream_failed")
+        await good.send(PCM)
+        await good.say("close")
+        assert text_of(await good.hear_all()) == "hm"

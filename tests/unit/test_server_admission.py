@@ -1,0 +1,189 @@
+"""Who gets a session: measured load, limits of keys, and what is said to those who get none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ray_whisper_streaming.pool.base import PoolStats
+from ray_whisper_streaming.server.access import Principal
+from ray_whisper_streaming.server.admission import Admission, Load
+from ray_whisper_streaming.server.config import ServerConfig
+from ray_whisper_streaming.server.keys import KeyLimits
+from ray_whisper_streaming.server.load import LoadMeter
+from ray_whisper_streaming.server.refusal import ANSWERS, Refusal
+
+ANNE, BOB = Principal(tenant="anne"), Principal(tenant="bob")
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def door(clock: Clock, **config: Any) -> Admission:
+    admission = Admission(ServerConfig(**config), clock)
+    admission.load = Load()
+    return admission
+
+
+def refused(admission: Admission, principal: Principal = ANNE, streams: int = 1) -> tuple[str, float | None]:
+    with pytest.raises(Refusal) as caught:
+        admission.admit(principal, streams)
+    return caught.value.code, caught.value.retry_after_s
+
+
+def test_nobody_comes_in_before_workers_are_ready_and_while_it_goes_down(clock: Clock) -> None:
+    admission = Admission(ServerConfig(), clock)
+    assert refused(admission)[0] == "not_ready"
+    admission.load = Load()
+    admission.admit(ANNE)
+    admission.draining = True
+    assert refused(admission)[0] == "draining"
+
+
+@pytest.mark.parametrize("load", [Load(queue_wait_s=2.5), Load(lag_s=9.0)])
+def test_measured_load_closes_the_door_and_opens_it(clock: Clock, load: Load) -> None:
+    admission = door(clock, max_queue_wait_s=2.0, max_lag_s=6.0)
+    admission.load = load
+    code, retry_after_s = refused(admission)
+    assert code == "overloaded"
+    assert retry_after_s == max(load.queue_wait_s, load.lag_s)
+    admission.load = Load(queue_wait_s=2.0, lag_s=6.0)
+    admission.admit(ANNE)
+
+
+def test_a_crowd_waits_until_the_first_can_be_measured(clock: Clock) -> None:
+    admission = door(clock, max_new_streams=3)
+    first = admission.admit(ANNE, 2)
+    admission.admit(BOB)
+    assert refused(admission)[0] == "overloaded"
+    first.release()  # who has gone is no load
+    admission.admit(ANNE, 2)
+    assert refused(admission)[0] == "overloaded"
+    clock.now += 2.0
+    admission.admit(ANNE, 3)
+
+
+def test_a_count_of_streams_is_a_bound_too(clock: Clock) -> None:
+    admission = door(clock, max_streams=3)
+    admission.admit(ANNE, 2)
+    assert refused(admission, BOB, 2)[0] == "overloaded"
+    lease = admission.admit(BOB)
+    assert admission.streams == 3
+    lease.release()
+    lease.release()
+    assert admission.streams == 2
+
+
+def test_streams_of_a_key(clock: Clock) -> None:
+    admission = door(clock, max_streams_per_key=2)
+    leases = [admission.admit(ANNE), admission.admit(ANNE)]
+    assert refused(admission)[0] == "too_many_streams"
+    admission.admit(BOB)
+    leases[0].release()
+    admission.admit(ANNE)
+    rich = Principal(tenant="rich", limits=KeyLimits(streams=3))
+    admission.admit(rich, 3)
+    assert refused(admission, rich)[0] == "too_many_streams"
+
+
+def test_new_sessions_of_a_key_per_minute(clock: Clock) -> None:
+    admission = door(clock, max_sessions_per_minute=2)
+    admission.admit(ANNE).release()
+    clock.now += 20
+    admission.admit(ANNE).release()
+    assert refused(admission) == ("too_many_sessions", 40.0)
+    admission.admit(BOB)
+    clock.now += 40
+    admission.admit(ANNE)
+    assert refused(admission) == ("too_many_sessions", 20.0)
+
+
+def test_audio_of_a_key_per_hour(clock: Clock) -> None:
+    admission = door(clock, max_audio_minutes_per_hour=2.0)
+    assert admission.charge(ANNE, 60.0)
+    clock.now += 1800
+    assert admission.charge(ANNE, 60.0)
+    assert refused(admission) == ("audio_quota", 1800.0)
+    assert not admission.charge(ANNE, 1.0)
+    clock.now += 1800
+    admission.admit(ANNE)
+
+
+def test_keys_that_use_nothing_are_forgotten(clock: Clock) -> None:
+    admission = door(clock)
+    lease = admission.admit(ANNE)
+    for number in range(100):
+        admission.admit(Principal(tenant=str(number))).release()
+        clock.now += 2.0
+    admission.charge(BOB, 1.0)
+    clock.now += 3601
+    admission.sweep()
+    assert set(admission._usage) == {"anne"}
+    lease.release()
+    admission.sweep()
+    assert admission._usage == {}
+
+
+def test_what_is_said() -> None:
+    refusal = Refusal("overloaded", "busy", retry_after_s=2.2)
+    assert (refusal.http_status, refusal.close_code) == (429, 1013)
+    assert refusal.headers == {"Retry-After": "3"}
+    assert refusal.body == {"error": {"code": "overloaded", "message": "busy", "retry_after": 2.2}}
+    assert Refusal("unauthorized", "who?").headers == {"WWW-Authenticate": "Bearer"}
+    assert all(400 <= answer.http_status < 600 for answer in ANSWERS.values())
+
+
+# ---------------------------------------------------------------- measuring
+
+
+def stats(jobs: int, wait_s: float, queued: int = 0, workers: int = 1) -> PoolStats:
+    """Of a pool without batches."""
+    return PoolStats(
+        workers=workers,
+        queued=queued,
+        batches=jobs,
+        batch_size_mean=1.0 if jobs else 0.0,
+        queue_wait_s=wait_s,
+    )
+
+
+def test_the_wait_is_that_of_the_last_second(clock: Clock) -> None:
+    meter = LoadMeter(clock)
+    assert meter.measure(stats(100, 1.0), []).queue_wait_s == pytest.approx(1.0)
+    clock.now += 1
+    # Ten more, which waited 0.1 s: the mean since the start says 0.92.
+    assert meter.measure(stats(110, 101 / 110), []).queue_wait_s == pytest.approx(0.1)
+    clock.now += 1
+    assert meter.measure(stats(110, 101 / 110), []).queue_wait_s == 0.0
+
+
+def test_a_queue_that_does_not_move_is_a_wait(clock: Clock) -> None:
+    meter = LoadMeter(clock)
+    meter.measure(stats(10, 0.1), [])
+    for second in range(1, 4):
+        clock.now += 1
+        assert meter.measure(stats(10, 0.1, queued=5), []).queue_wait_s == second
+    clock.now += 1
+    assert meter.measure(stats(11, 0.1), []).queue_wait_s < 1
+
+
+def test_one_in_ten_may_lag(clock: Clock) -> None:
+    meter = LoadMeter(clock)
+    assert meter.measure(stats(0, 0.0), []).lag_s == 0.0
+    assert meter.measure(stats(0, 0.0), [4.0]).lag_s == 4.0
+    assert meter.measure(stats(0, 0.0), [1.0] * 19 + [9.0]).lag_s == 1.0
+    assert meter.measure(stats(0, 0.0), [1.0] * 8 + [9.0] * 2).lag_s == 9.0
+
+
+def test_without_workers_it_is_not_ready(clock: Clock) -> None:
+    assert not LoadMeter(clock).measure(stats(0, 0.0, workers=0), []).ready
