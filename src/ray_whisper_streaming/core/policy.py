@@ -19,11 +19,13 @@ PATIENCE_S = 2.0
 pass. So a quick succession of passes doesn't give a single odd one more chances to be believed. (Measured: at passes
 0.5 s apart, a cut-off of 0.8 s alone made 3 to 5 points more errors than at passes 1 s apart.)"""
 
+SURE_PROBABILITY = 0.8
+"""A word that Whisper gives at least this probability needs no patience, only ``commit_delay_s``. (Measured at passes
+1.2 s apart: commit p95 1.9 instead of 2.1 s, 15.0 instead of 15.9 % word errors, which is the same within noise.)"""
 
-import os
-AGREEMENT_SPAN_S = float("0.8")
-SURE_PROBABILITY = float(os.environ.get('SURE','0.8'))
-PATIENCE_S = float(os.environ.get('PAT','2.0'))
+AGREEMENT_SPAN_S = 0.75
+"""What is agreed on must have been heard since a pass that ended this much earlier. Two passes 0.5 s apart hear nearly
+the same audio: they agree on the same mistake. (Measured at passes 0.5 s apart: 15.4 instead of 16.5 % word errors.)"""
 
 
 class CommitPolicy(Protocol):
@@ -89,9 +91,9 @@ class AgreementPolicy:
 
 
 class HybridPolicy:
-    """Commit a word as soon as two passes in a row heard it, or one pass with much audio behind it.
+    """Commit a word as soon as all passes of a while heard it, or one pass with enough audio behind it.
 
-    Where passes come quickly (an idle pool) the second pass is the cheaper evidence; where they are far apart (a
+    Where passes come quickly (an idle pool) further passes are the cheaper evidence; where they are far apart (a
     busy pool) the audio behind the word is: with passes 1.5 s apart or more this is the cut-off policy.
     """
 
