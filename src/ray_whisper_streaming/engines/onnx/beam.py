@@ -267,9 +267,7 @@ class _Row:
         return score / max(1, tokens) ** self._rules.length_penalty
 
 
-def _best(
-    chances: Float32, rows: int, rules: _Rules, forbidden: Indices
-) -> tuple[Int64, Float64, Float64]:
+def _best(chances: Float32, rows: int, rules: _Rules, forbidden: Indices) -> tuple[Int64, Float64, Float64]:
     """The likeliest tokens behind each beam; their probabilities among all words; the logarithms of those among what may
     be chosen. Each of shape (rows, beams, candidates). ``chances`` is used up.
     """
