@@ -65,7 +65,7 @@ def make_recognizer(
             Ray where Ray is initialised already, else local.
         device: ``"cpu"``, ``"cuda"``, or ``"auto"``: CUDA where the worker has it.
         compute_type: CTranslate2's name for the numbers computed with; ``"auto"``: int8 on a CPU, float16 on CUDA.
-        engine: ``"ctranslate2"``; ``"onnxruntime"``: faster on CPUs, without beam search; ``"auto"``: CTranslate2.
+        engine: ``"ctranslate2"``; ``"onnxruntime"``: on CPUs, in less time; ``"auto"``: what fits the worker's device.
         workers: how many; None: one per GPU, or one using all cores.
         max_worker_count: at most so many.
         engine_factory: makes an engine of your own.

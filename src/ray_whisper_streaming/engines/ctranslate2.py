@@ -1,4 +1,4 @@
-"""The default engine: Whisper in CTranslate2, on CPUs and CUDA GPUs.
+"""The engine for GPUs, and for CPUs too: Whisper in CTranslate2.
 
 CTranslate2 is called directly and not through faster-whisper's `transcribe`, which decodes one audio per
 call; the tokenizer and the model formats are faster-whisper's.
@@ -28,7 +28,7 @@ from ray_whisper_streaming.engines.window_engine import LoadedModel, WindowEngin
 from ray_whisper_streaming.engines.words import Alignment
 from ray_whisper_streaming.errors import ConfigurationError, ModelNotFound
 
-__all__ = ["CTranslate2Engine"]
+__all__ = ["CTranslate2Engine", "has_gpu"]
 
 NAME = "ctranslate2"
 
@@ -80,7 +80,7 @@ class CTranslate2Engine(WindowEngine[_Storage]):
         folder = resolve_model(self._model)
         device = self._device
         if device == "auto":
-            device = "cuda" if _ct2.get_cuda_device_count() else "cpu"
+            device = "cuda" if has_gpu() else "cpu"
         if device not in COMPUTE_TYPE:
             raise ConfigurationError("device", device, f"auto, {' or '.join(COMPUTE_TYPE)}")
         if device == "cuda":
@@ -104,6 +104,14 @@ class CTranslate2Engine(WindowEngine[_Storage]):
             languages=frozenset(vocabulary.language_tokens),
             max_batch_size=self._max_batch_size or MAX_BATCH_SIZE[device],
         )
+
+
+def has_gpu() -> bool:
+    """Whether this process sees a CUDA GPU. A driver that fails is none."""
+    try:
+        return bool(_ct2.get_cuda_device_count())
+    except RuntimeError:
+        return False
 
 
 class _Backend:

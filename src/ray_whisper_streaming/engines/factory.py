@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Literal, TypeAlias, get_args
 
-from ray_whisper_streaming.engines.base import EngineFactory
+from ray_whisper_streaming.engines.base import Engine, EngineFactory
 from ray_whisper_streaming.errors import ConfigurationError
 
 __all__ = ["EngineName", "engine_factory_for"]
@@ -19,8 +19,8 @@ def engine_factory_for(
     """What makes the engine in a worker. Nothing of its runtime is imported before it is needed.
 
     Args:
-        engine: ``"ctranslate2"``: on CPUs and CUDA GPUs, all options. ``"onnxruntime"``: on CPUs, greedy decoding
-            alone. ``"auto"``: CTranslate2.
+        engine: ``"ctranslate2"``: on CPUs and CUDA GPUs. ``"onnxruntime"``: on CPUs, in less time. ``"auto"``: ONNX
+            Runtime on a CPU, unless it does not know the ``compute_type``; CTranslate2 where the worker has a GPU.
         model: name, path or hub id.
         device: ``"cpu"``, ``"cuda"``, or ``"auto"``.
         compute_type: the numbers computed with; ``"auto"`` is the engine's choice.
@@ -36,6 +36,20 @@ def engine_factory_for(
         from ray_whisper_streaming.engines.onnx.engine import OnnxEngine
 
         return partial(OnnxEngine, model=model, compute_type=compute_type)
+    if engine == "auto":
+        return partial(_fitting_engine, model, device, compute_type)
     from ray_whisper_streaming.engines.ctranslate2 import CTranslate2Engine
 
     return partial(CTranslate2Engine, model=model, device=device, compute_type=compute_type)
+
+
+def _fitting_engine(model: str, device: str, compute_type: str) -> Engine:
+    """The engine for the machine this runs on: the worker's, whose GPUs the caller need not have."""
+    from ray_whisper_streaming.engines.ctranslate2 import CTranslate2Engine, has_gpu
+
+    if device == "cpu" or (device == "auto" and not has_gpu()):
+        from ray_whisper_streaming.engines.onnx.engine import COMPUTE_TYPES, OnnxEngine
+
+        if compute_type in COMPUTE_TYPES:
+            return OnnxEngine(model, compute_type)
+    return CTranslate2Engine(model, device, compute_type)

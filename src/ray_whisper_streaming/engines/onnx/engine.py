@@ -13,7 +13,7 @@ from ray_whisper_streaming.engines.weights import read_weights
 from ray_whisper_streaming.engines.window_engine import LoadedModel, WindowEngine
 from ray_whisper_streaming.errors import ConfigurationError, ModelNotFound
 
-__all__ = ["OnnxEngine"]
+__all__ = ["COMPUTE_TYPES", "OnnxEngine"]
 
 NAME = "onnxruntime"
 
