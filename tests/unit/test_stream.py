@@ -549,7 +549,9 @@ def test_noise_without_words_goes_on_for_ever_in_bounded_windows(
     voice_activity: bool, hard_limit_s: float, language: str
 ) -> None:
     options = StreamOptions(
-        language=language, voice_activity=voice_activity, trimming=TrimmingOptions(hard_limit_s=hard_limit_s)
+        language=language,
+        voice_activity=voice_activity,
+        trimming=TrimmingOptions(trim_after_s=8.0, keep_s=3.0, hard_limit_s=hard_limit_s),
     )
     stream = Stream("s", options)
     decoded_until = 0

@@ -8,7 +8,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from ray_whisper_streaming.core.jobs import DecodeOptions, Failure, Job, Outcome, Result
+from ray_whisper_streaming.core.jobs import (
+    WINDOW_BUCKETS_S,
+    DecodeOptions,
+    Failure,
+    Job,
+    Outcome,
+    Result,
+)
 from ray_whisper_streaming.engines.backend import Generated
 from ray_whisper_streaming.engines.base import Engine
 from ray_whisper_streaming.engines.window_engine import LoadedModel, WindowEngine
@@ -150,8 +157,8 @@ def test_it_is_an_engine_and_must_be_warm():
 
 def test_streams_share_one_encode_one_generate_and_one_align():
     backend = StrictBackend()
-    outcomes = make(backend).transcribe([job("a"), job("b", 5.0), job("c", 8.0)])
-    assert backend.encoded == [(3, 80, 1000)]
+    outcomes = make(backend).transcribe([job("a"), job("b", 5.0), job("c", 5.5)])
+    assert backend.encoded == [(3, 80, 100 * WINDOW_BUCKETS_S[0])]
     assert backend.generated == [3]
     assert [count for _, count in backend.aligned] == [3]
     assert len({text(outcome) for outcome in outcomes}) == 3
@@ -257,14 +264,14 @@ def test_a_loop_is_cut():
     assert text(cut) == " one two over"
     assert isinstance(cut, Result)
     assert not cut.truncated
-    assert backend.encoded == [(1, 80, 1000)]
+    assert backend.encoded == [(1, 80, 100 * WINDOW_BUCKETS_S[0])]
 
 
 def test_a_window_that_fails_is_decoded_once_more_in_a_long_one():
     backend = StrictBackend(say=lambda value, frames: " fine" if frames == 3000 else ENDLESS)
     [mended] = make(backend).transcribe([job("a")])
     assert text(mended) == " fine"
-    assert backend.encoded == [(1, 80, 1000), (1, 80, 3000)]
+    assert backend.encoded == [(1, 80, 100 * WINDOW_BUCKETS_S[0]), (1, 80, 3000)]
 
 
 def test_text_that_compresses_too_well_is_decoded_once_more():
@@ -278,7 +285,7 @@ def test_text_that_compresses_too_well_is_decoded_once_more():
 def test_second_tries_are_bounded():
     backend = StrictBackend(say=lambda value, frames: ENDLESS)
     outcomes = make(backend).transcribe([job(str(number)) for number in range(8)])
-    assert backend.encoded == [(8, 80, 1000), (2, 80, 3000)]
+    assert backend.encoded == [(8, 80, 100 * WINDOW_BUCKETS_S[0]), (2, 80, 3000)]
     assert all(outcome.truncated for outcome in outcomes)  # type: ignore[union-attr]
 
 

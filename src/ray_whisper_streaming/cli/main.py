@@ -216,7 +216,10 @@ def transcribe(
             "one pass; agreement, once two passes agree."
         ),
     ] = PolicyChoice.hybrid,
-    beam_size: Annotated[int, typer.Option(min=1, max=20, help="1 is greedy; more is slower.")] = 1,
+    beam_size: Annotated[
+        int | None,
+        typer.Option(min=1, max=20, help="1 is greedy; more is slower. [default: the engine's choice]"),
+    ] = None,
     update_interval: Annotated[
         float | None,
         typer.Option(

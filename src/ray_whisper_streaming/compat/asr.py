@@ -62,7 +62,7 @@ class RecognizerASR:
 
     Attributes:
         sep: what joins words: nothing, they carry their own leading space.
-        beam_size: 1 is greedy. The original always used 5, at a multiple of the decoder's time.
+        beam_size: 1 is greedy; None is the engine's choice. The original always used 5.
     """
 
     sep = ""
@@ -72,7 +72,7 @@ class RecognizerASR:
             check_language("lan", lan)
         self.original_language = lan
         self.logfile = logfile
-        self.beam_size = 1
+        self.beam_size: int | None = None
         self._task: Task = "transcribe"
         self._language = LanguageTracker(None if lan == AUTO else lan)
         self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="long-audio")

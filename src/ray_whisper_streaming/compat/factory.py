@@ -41,7 +41,12 @@ def add_shared_args(parser: argparse.ArgumentParser) -> None:
     add(
         "-l", "--log-level", dest="log_level", default="WARNING", help="DEBUG, INFO, WARNING, ERROR, CRITICAL"
     )
-    add("--beam-size", type=int, default=1, help="1 is greedy (default); the original used 5, much slower")
+    add(
+        "--beam-size",
+        type=int,
+        default=None,
+        help="1 is greedy; the original used 5. Default: what suits the engine",
+    )
 
 
 def asr_factory(
@@ -56,7 +61,7 @@ def asr_factory(
     if args.backend != "faster-whisper":
         raise ConfigurationError("backend", args.backend, "faster-whisper, the one served here")
     asr = FasterWhisperASR(args.lan, args.model, args.model_cache_dir, args.model_dir, logfile)
-    asr.beam_size = getattr(args, "beam_size", 1)
+    asr.beam_size = getattr(args, "beam_size", None)
     if args.task == "translate":
         asr.set_translate_task()
     asr.load()

@@ -56,12 +56,12 @@ class DecodeOptions:
     """What must be equal for two jobs to share a batch.
 
     Attributes:
-        beam_size: 1 is greedy.
+        beam_size: 1 is greedy; None is the engine's own choice.
         suppress_blank: forbid an empty answer as the first token.
         window_s: window length in seconds, or None for the bucket that fits the audio.
     """
 
-    beam_size: int = 1
+    beam_size: int | None = None
     suppress_blank: bool = True
     window_s: int | None = None
 

@@ -54,12 +54,14 @@ class LoadedModel(Generic[Encoded]):
         device: ``"cpu"`` or ``"cuda"``.
         languages: codes it knows.
         max_batch_size: windows decoded in one call.
+        beam_size: for jobs that name none.
     """
 
     backend: Backend[Encoded]
     device: str
     languages: frozenset[str]
     max_batch_size: int
+    beam_size: int = 1
 
 
 class WindowEngine(ABC, Generic[Encoded]):
@@ -161,7 +163,7 @@ class WindowEngine(ABC, Generic[Encoded]):
             decoded = self._ready(self._decoder).decode(
                 [self._window(job) for job in jobs],
                 window_s=window_s,
-                beam_size=options.beam_size,
+                beam_size=options.beam_size or self._ready(self._loaded).beam_size,
                 suppress_blank=options.suppress_blank,
             )
         except Exception as error:
@@ -209,7 +211,7 @@ def _problem(job: Job, loaded: LoadedModel[Encoded]) -> str:
         return f"audio of {job.audio_s:.1f} s is longer than {MAX_WINDOW_S} s"
     if not 1 <= job.window_s <= MAX_WINDOW_S:
         return f"a window of {job.window_s} s; it must be 1 to {MAX_WINDOW_S} s"
-    if job.options.beam_size < 1:
+    if job.options.beam_size is not None and job.options.beam_size < 1:
         return f"beam_size is {job.options.beam_size}; it must be 1 or more"
     if not loaded.backend.multilingual:
         if job.language not in (None, DEFAULT_LANGUAGE):

@@ -77,7 +77,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     policy: Literal["hybrid", "cutoff", "agreement"] = _DEFAULTS.policy
     commit_delay: float = _DEFAULTS.commit_delay_s
     update_interval: float = _DEFAULTS.update_interval_s
-    beam_size: int = _DEFAULTS.beam_size
+    beam_size: int | None = _DEFAULTS.beam_size
     voice_activity: bool = True
     endpointing: Endpointing = Endpointing()
     trim_at: Literal["word", "segment", "sentence"] = "word"
