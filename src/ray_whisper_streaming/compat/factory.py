@@ -41,11 +41,11 @@ def add_shared_args(parser: argparse.ArgumentParser) -> None:
     add(
         "-l", "--log-level", dest="log_level", default="WARNING", help="DEBUG, INFO, WARNING, ERROR, CRITICAL"
     )
-    add("--beam-size", type=int, default=None, help="1 is greedy, the original used 5 (default: the engine decides)")
+    add(
         "--beam-size",
         type=int,
         default=None,
-        help="1 is greedy; the original used 5. Default: what suits the engine",
+        help="1 is greedy, the original used 5 (default: the engine decides)",
     )
 
 
