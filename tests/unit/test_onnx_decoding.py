@@ -182,7 +182,10 @@ def searched(request: Request, cross: CrossCache, row: int, beam_size: int) -> d
             if len(answer) == forced:
                 chances[BLANKS] = 0
             chances /= chances.sum()
-            after += [(score + np.log(chances[token]), [*answer, token]) for token in np.flatnonzero(chances)]
+            after += [
+                (score + float(np.log(chances[token])), [*answer, int(token)])
+                for token in np.flatnonzero(chances)
+            ]
         after.sort(key=lambda one: -one[0])
         live = []
         for rank, (score, answer) in enumerate(after):
