@@ -131,7 +131,9 @@ class ServerConfig:
     max_message_bytes: int = option(
         1 << 20, "Largest WebSocket message; 1 MiB is half a minute of 16-bit audio.", low=1024
     )
-    max_header_bytes: int = option(16_384, "Largest HTTP request head; raise it where a proxy adds long cookies.", low=1024)
+    max_header_bytes: int = option(
+        16_384, "Largest HTTP request head; raise it where a proxy adds long cookies.", low=1024
+    )
     max_upload_bytes: int = option(
         512 << 20,
         "Largest uploaded recording; uploads go to a temporary file, so think of its disk.",
