@@ -132,6 +132,24 @@ async def test_many_sessions_at_once_keep_apart() -> None:
     assert texts == [TEXT] * 30
 
 
+async def test_sockets_that_rest_between_reads_lose_nothing(
+    here: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray_whisper_streaming.server.sockets.REST_PER_CONNECTION_S", 0.05)
+
+    async def talk() -> str:
+        async with session(here.ws) as client:
+            for start in range(0, len(PCM), 3_200):
+                await client.send(PCM[start : start + 3_200], packet=640)
+                await asyncio.sleep(0.002)
+            await client.say("flush", id="a")
+            events = await client.hear_until("flushed")
+            await client.say("close")
+            return text_of(events + await client.hear_all())
+
+    assert await asyncio.gather(*(talk() for _ in range(5))) == [TEXT] * 5
+
+
 # ---------------------------------------------------------------- lost connections
 
 

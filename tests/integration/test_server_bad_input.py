@@ -220,12 +220,15 @@ async def test_a_client_that_vanishes_in_the_middle_of_a_job() -> None:
 
 async def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray_whisper_streaming.server.sockets.LINGER_S", 0.2)
-    words = tuple(Word(f" {'x' * 400_000}", 0.1 + 0.5 * n, 0.5 + 0.5 * n) for n in range(14))
+    # Words so long that no buffer on the way holds them; each another, or they would be taken for a loop.
+    words = tuple(Word(f" {chr(97 + n) * 400_000}", 0.1 + 0.5 * n, 0.5 + 0.5 * n) for n in range(14))
     async with served(words=words, send_timeout_s=0.5) as here:
         narrow = socket.socket()
         narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         narrow.connect(("127.0.0.1", here.server.port))
-        async with session(here.ws, {"sock": narrow, "max_queue": 1, "ping_interval": None}) as client:
+        async with session(
+            here.ws, {"sock": narrow, "max_queue": 1, "max_size": None, "ping_interval": None}
+        ) as client:
             await client.send(PCM)
             await eventually(lambda: not here.gateway.sessions)
             connections = here.server._uvicorn.server_state.connections  # pyright: ignore[reportOptionalMemberAccess]
@@ -356,6 +359,22 @@ async def test_overload_is_refused_at_the_door_and_not_taken_out_on_who_is_in(he
         (error,) = await client.hear_all()
         assert error.items() >= {"code": "overloaded", "retry_after": 30.0}.items()
         assert client.closing == (1013, "overloaded")
+
+
+async def test_the_sessions_of_a_key_are_no_business_of_another(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    content = KeyFile.read(path)
+    mine, other = content.create("mine", time.time()), content.create("other", time.time())
+    content.write(path)
+    async with served(keys_file=str(path), resume_s=20.0) as here, session(here.ws, bearer(mine)) as client:
+        session_id = next(iter(here.gateway.sessions))
+        assert await status_of(here.ws, f"/v1/stream/{session_id}/events", **bearer(other)) == 404
+        async with connected(here.ws, **bearer(other)) as thief:
+            await thief.say("resume", session_id=session_id)
+            assert await dismissed(thief) == "not_found"
+        await client.send(PCM)
+        await client.say("close")
+        assert text_of(await client.hear_all()) == TEXT
 
 
 async def test_browsers_are_told_in_a_message_what_they_can_t_read_from_a_status(

@@ -141,3 +141,14 @@ def test_a_frame_in_single_bytes_costs_no_more_than_its_length() -> None:
     data = frame(Opcode.BINARY, b"x" * 300, True, True)
     messages, _, _ = asyncio.run(heard(WebSockets, [bytes([byte]) for byte in data]))
     assert messages == [{"type": "websocket.receive", "bytes": b"x" * 300}]
+
+
+def test_a_message_in_fragments_is_whole_and_nothing_may_come_between() -> None:
+    start, end = frame(Opcode.BINARY, b"ab", False, True), frame(Opcode.CONT, b"cd", True, True)
+    whole = frame(Opcode.BINARY, b"ef", True, True)
+    messages, _, _ = asyncio.run(
+        heard(WebSockets, [whole, start + frame(Opcode.PING, b"", True, True), end, whole])
+    )
+    assert [message["bytes"] for message in messages] == [b"ef", b"abcd", b"ef"]
+    messages, _, closed = asyncio.run(heard(WebSockets, [start, whole]))
+    assert (messages[0]["code"], closed) == (1002, True)
