@@ -1,8 +1,8 @@
 """Beam search over rows that have nothing in common but the model: each its own context, prefix, language and length.
 
 Prompts are padded on the left, and what is padding is masked. So the whole prompt, forced prefix included, goes through
-the decoder in one pass, once per row, and only tokens that are new are stepped, once per beam. A row that is done leaves
-the batch. One beam is greedy decoding.
+the decoder in one pass, once per row; only new tokens are stepped, once per beam. A row that is done leaves the batch.
+One beam is greedy decoding.
 """
 
 from __future__ import annotations
@@ -267,11 +267,9 @@ class _Row:
         return score / max(1, tokens) ** self._rules.length_penalty
 
 
-def _best(
-    chances: Float32, rows: int, rules: _Rules, forbidden: Indices
-) -> tuple[Int64, Float64, Float64]:
-    """The likeliest tokens behind each beam; their probabilities among all words; the logarithms of those among what may
-    be chosen. Each of shape (rows, beams, candidates). ``chances`` is used up.
+def _best(chances: Float32, rows: int, rules: _Rules, forbidden: Indices) -> tuple[Int64, Float64, Float64]:
+    """The likeliest tokens behind each beam, their probabilities among all words, and the logarithms of those among
+    what may be chosen. Each of shape (rows, beams, candidates). ``chances`` is used up.
     """
     possible = chances[:, : rules.end_of_text + 1]
     # Among all words, those never chosen too: how sure the model was of what it heard.
