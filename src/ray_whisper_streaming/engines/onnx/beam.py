@@ -206,13 +206,13 @@ class _Row:
         self._forced = len(request.prefix)
         self._rules = rules
         self.beams = [_Beam(transcript)]
-        # Whether it is more than a loop, its score by its length, and what it is.
-        self._ended: list[tuple[bool, float, Transcript]] = []
+        # The score by its length, and what it is.
+        self._ended: list[tuple[float, Transcript]] = []
 
     @property
     def answer(self) -> Transcript:
-        """The best that ended; a loop only where nothing else did."""
-        return max(self._ended, key=lambda ended: ended[:2])[2]
+        """The best that ended."""
+        return max(self._ended, key=lambda ended: ended[0])[1]
 
     def grow(self, candidates: Iterable[_Candidate]) -> list[int]:
         """Go on with the best of all candidates, which come best first.
@@ -234,9 +234,10 @@ class _Row:
                     self._end(beam.longer((), (), score), finished=True)
                 continue
             beam = beam.longer((token,), (probability,), score)
-            looping = is_looping(beam.transcript.tokens)
-            if looping or len(beam.transcript.tokens) >= cap:
-                self._end(beam, looping=looping)
+            # A loop is as good as any: cut, it mostly says what was said. (Put last in a trial, it lost to the
+            # same loop, ended before it could be told to be one.)
+            if len(beam.transcript.tokens) >= cap or is_looping(beam.transcript.tokens):
+                self._end(beam)
                 if len(self._ended) >= rules.enough:
                     break
             else:
@@ -253,16 +254,16 @@ class _Row:
         self.beams = grown
         return parents
 
-    def _end(self, beam: _Beam, *, finished: bool = False, looping: bool = False) -> None:
+    def _end(self, beam: _Beam, *, finished: bool = False) -> None:
         beam.transcript.finished = finished
-        # The end of text is a token too.
-        new = len(beam.transcript.tokens) - self._forced + finished
-        self._ended.append((not looping, self._by_length(beam.score, new), beam.transcript))
+        # The end of text has a probability but no length, as in the reference decoder and in CTranslate2.
+        new = len(beam.transcript.tokens) - self._forced
+        self._ended.append((self._by_length(beam.score, new), beam.transcript))
 
     def _hopeful(self, beam: _Beam) -> bool:
         """Whether a beam would be the best if all that may follow it were certain."""
         most = self._by_length(beam.score, self._cap - self._forced)
-        return all((not sound) or score < most for sound, score, _ in self._ended)
+        return all(score < most for score, _ in self._ended)
 
     def _by_length(self, score: float, tokens: int) -> float:
         return score / max(1, tokens) ** self._rules.length_penalty
