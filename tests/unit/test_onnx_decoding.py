@@ -166,7 +166,7 @@ def searched(request: Request, cross: CrossCache, row: int, beam_size: int) -> d
     """All answers that a beam search with whole forward passes ends with, and the score of each."""
     forced = len(request.prefix)
     live: list[tuple[float, list[int]]] = [(0.0, list(request.prefix[: request.max_tokens]))]
-    ended: list[tuple[bool, float, list[int]]] = []
+    ended: list[tuple[float, list[int]]] = []
 
     def mean(score: float, tokens: int) -> float:
         return score / max(1, tokens)
@@ -191,18 +191,17 @@ def searched(request: Request, cross: CrossCache, row: int, beam_size: int) -> d
         for rank, (score, answer) in enumerate(after):
             if answer[-1] == END_OF_TEXT:
                 if rank < beam_size:
-                    ended.append((True, mean(score, len(answer) - forced), answer[:-1]))
+                    ended.append((mean(score, len(answer) - 1 - forced), answer[:-1]))
             elif is_looping(answer) or len(answer) == request.max_tokens:
                 if len(ended) < beam_size:
-                    ended.append((not is_looping(answer), mean(score, len(answer) - forced), answer))
+                    ended.append((mean(score, len(answer) - forced), answer))
             else:
                 live.append((score, answer))
             if len(live) == beam_size:
                 break
-        best = max((score for sound, score, _ in ended if sound), default=-np.inf)
+        best = max((score for score, _ in ended), default=-np.inf)
         if len(ended) >= beam_size or not live or mean(live[0][0], request.max_tokens - forced) <= best:
-            sound = any(ended[0] for ended in ended)
-            return {tuple(answer): score for kept, score, answer in ended if kept or not sound}
+            return {tuple(answer): score for score, answer in ended}
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,15 @@
 """Beam search over rows that have nothing in common but the model: each its own context, prefix, language and length.
 
 Prompts are padded on the left, and what is padding is masked. So the whole prompt, forced prefix included, goes through
-the decoder in one pass, once per row; only tokens that are new are stepped, once per beam. A row that is done leaves
-the batch. One beam is greedy decoding.
+the decoder in one pass, once per row; only new tokens are stepped, once per beam. A row that is done leaves the batch.
+One beam is greedy decoding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,9 @@ LEAST_CHANCE = 1e-30
 
 Float64 = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
+
+_Candidate: TypeAlias = tuple[int, int, float, float]
+"""The beam it would follow, the token, its probability among all words, and the score of both together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +134,7 @@ def decode_with_beams(
     best = _best(output.chances[len(rows) :], len(live), rules, np.concatenate((suppressed, blanks)))
     while True:
         # One entry per live row: where its new beams come from.
-        followed = [row.grow(*(part[place] for part in best)) for place, row in enumerate(live)]
+        followed = [row.grow(ranked) for row, ranked in zip(live, _ranked(live, *best), strict=True)]
         staying = [place for place, parents in enumerate(followed) if parents]
         if not staying:
             return [row.answer for row in rows]
@@ -202,16 +206,16 @@ class _Row:
         self._forced = len(request.prefix)
         self._rules = rules
         self.beams = [_Beam(transcript)]
-        # Whether it is more than a loop, its score by its length, and what it is.
-        self._ended: list[tuple[bool, float, Transcript]] = []
+        # The score by its length, and what it is.
+        self._ended: list[tuple[float, Transcript]] = []
 
     @property
     def answer(self) -> Transcript:
-        """The best that ended; a loop only where nothing else did."""
-        return max(self._ended, key=lambda ended: ended[:2])[2]
+        """The best that ended."""
+        return max(self._ended, key=lambda ended: ended[0])[1]
 
-    def grow(self, tokens: Int64, probabilities: Float64, logarithms: Float64) -> list[int]:
-        """Go on with the best candidates, each of shape (beams, candidates).
+    def grow(self, candidates: Iterable[_Candidate]) -> list[int]:
+        """Go on with the best of all candidates, which come best first.
 
         Returns:
             the beam that each new one came from; none where the row is done.
@@ -220,22 +224,20 @@ class _Row:
         if len(self.beams[0].transcript.tokens) >= cap:
             self._end(self.beams[0])
             return []
-        scores = np.array([[beam.score] for beam in self.beams]) + logarithms
         grown: list[_Beam] = []
         parents: list[int] = []
-        for rank, index in enumerate(map(int, np.argsort(-scores, axis=None, kind="stable"))):
-            parent, choice = divmod(index, scores.shape[1])
-            token, score = int(tokens[parent, choice]), float(scores[parent, choice])
+        for rank, (parent, token, probability, score) in enumerate(candidates):
             beam = self.beams[parent]
             if token == rules.end_of_text:
                 # It counts among the best alone: many unlikely ends must not end the search.
                 if rank < rules.beam_size:
                     self._end(beam.longer((), (), score), finished=True)
                 continue
-            beam = beam.longer((token,), (float(probabilities[parent, choice]),), score)
-            looping = is_looping(beam.transcript.tokens)
-            if looping or len(beam.transcript.tokens) >= cap:
-                self._end(beam, looping=looping)
+            beam = beam.longer((token,), (probability,), score)
+            # A loop is as good as any: cut, it mostly says what was said. (Put last in a trial, it lost to the
+            # same loop, ended before it could be told to be one.)
+            if len(beam.transcript.tokens) >= cap or is_looping(beam.transcript.tokens):
+                self._end(beam)
                 if len(self._ended) >= rules.enough:
                     break
             else:
@@ -252,30 +254,45 @@ class _Row:
         self.beams = grown
         return parents
 
-    def _end(self, beam: _Beam, *, finished: bool = False, looping: bool = False) -> None:
+    def _end(self, beam: _Beam, *, finished: bool = False) -> None:
         beam.transcript.finished = finished
-        # The end of text is a token too.
-        new = len(beam.transcript.tokens) - self._forced + finished
-        self._ended.append((not looping, self._by_length(beam.score, new), beam.transcript))
+        # The end of text has a probability but no length, as in the reference decoder and in CTranslate2.
+        new = len(beam.transcript.tokens) - self._forced
+        self._ended.append((self._by_length(beam.score, new), beam.transcript))
 
     def _hopeful(self, beam: _Beam) -> bool:
         """Whether a beam would be the best if all that may follow it were certain."""
         most = self._by_length(beam.score, self._cap - self._forced)
-        return all((not sound) or score < most for sound, score, _ in self._ended)
+        return all(score < most for score, _ in self._ended)
 
     def _by_length(self, score: float, tokens: int) -> float:
         return score / max(1, tokens) ** self._rules.length_penalty
 
 
+def _ranked(
+    rows: Sequence[_Row], tokens: Int64, probabilities: Float64, logarithms: Float64
+) -> Iterator[Iterator[_Candidate]]:
+    """The candidates of each row, best first, given what `_best` gave."""
+    before = np.array([[beam.score for beam in row.beams] for row in rows])
+    scores = (before[:, :, None] + logarithms).reshape(len(rows), -1)
+    count = tokens.shape[2]
+    order = np.argsort(-scores, axis=1, kind="stable")
+    # Python's own numbers, all at once: one by one out of arrays they are slow.
+    parts = (part.reshape(scores.shape) for part in (tokens, probabilities, scores))
+    columns = (np.take_along_axis(part, order, axis=1).tolist() for part in parts)
+    return (zip(*row, strict=True) for row in zip((order // count).tolist(), *columns, strict=True))
+
+
 def _best(chances: Float32, rows: int, rules: _Rules, forbidden: Indices) -> tuple[Int64, Float64, Float64]:
-    """The likeliest tokens behind each beam; their probabilities among all words; the logarithms among what may
-    be chosen. Each of shape (rows, beams, candidates). ``chances`` is used up.
+    """The likeliest tokens behind each beam, their probabilities among all words, and the logarithms of those among
+    what may be chosen. Each of shape (rows, beams, candidates). ``chances`` is used up.
     """
-    possible = chances[:, : rules.end_of_text + 1]
     # Among all words, those never chosen too: how sure the model was of what it heard.
-    words = possible[:, :-1].sum(axis=1)
+    words = chances[:, : rules.end_of_text].sum(axis=1)
     chances[:, forbidden] = 0
-    free = possible.sum(axis=1)
+    # Not left out by a slice, of which every search for the greatest would make a copy.
+    chances[:, rules.end_of_text + 1 :] = 0
+    free = chances.sum(axis=1)
     # One more than beams: the end of text may be among them, and another must take its place. One by one, because
     # partitioning a whole vocabulary takes five times as long.
     count = rules.beam_size + 1 if rules.beam_size > 1 else 1
@@ -283,9 +300,9 @@ def _best(chances: Float32, rows: int, rules: _Rules, forbidden: Indices) -> tup
     found = np.empty((len(chances), count))
     every = np.arange(len(chances))
     for choice in range(count):
-        tokens[:, choice] = best = possible.argmax(axis=1)
-        found[:, choice] = possible[every, best]
-        possible[every, best] = 0
+        tokens[:, choice] = best = chances.argmax(axis=1)
+        found[:, choice] = chances[every, best]
+        chances[every, best] = 0
     shape = (rows, -1, count)
     logarithms = np.log(np.maximum(found, LEAST_CHANCE) / np.maximum(free, LEAST_CHANCE)[:, None])
     return tokens.reshape(shape), (found / words[:, None]).reshape(shape), logarithms.reshape(shape)
