@@ -338,6 +338,29 @@ def test_the_context_is_what_was_trimmed_away() -> None:
 # ---------------------------------------------------------------- languages
 
 
+def test_a_short_pause_stays_in_the_window_and_a_long_one_does_not() -> None:
+    for pause_s, goes_on in ((1.5, True), (5.0, False)):
+        first = say("first second third", start_s=1.0)
+        second = say("fourth fifth sixth", start_s=first[-1].end_s + pause_s)
+        world = World((*first, *second), second[-1].end_s + 2.0)
+        player = Player(world, replace(ENGLISH, trimming=TrimmingOptions(bridge_s=3.0))).play()
+        assert player.text == world.text
+        last = player.applied[-1]
+        assert (last.prefix.startswith(" first") and last.start_sample < SECOND) is goes_on
+        assert (last.start_sample > first[-1].end_s * SECOND) is not goes_on
+
+
+def test_the_longest_window_and_the_longest_bridge_leave_room_for_speech() -> None:
+    longest = TrimmingOptions(
+        trim_after_s=27.0, keep_s=25.0, hard_limit_s=27.0, bridge_s=10.0, busy_after_s=99.0
+    )
+    text = " ".join(f"w{index}" for index in range(66))
+    first = say(text, start_s=0.5)
+    second = say("and then some", start_s=first[-1].end_s + 9.0)
+    world = World((*first, *second), second[-1].end_s + 2.0)
+    assert Player(world, replace(ENGLISH, trimming=longest)).play().text == world.text
+
+
 def test_the_language_is_settled_once_and_then_kept() -> None:
     stream = Stream("s", StreamOptions(voice_activity=False, policy="cutoff"))
     push(stream, loud(1.0))

@@ -7,7 +7,7 @@ pool, whose passes are further apart. Unlike a live run this one gives the same 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ray_whisper_streaming.bench.material import Clip
@@ -50,7 +50,6 @@ def run_lockstep(
     *,
     step_s: float,
     max_batch_size: int = 8,
-    progress: Callable[[float], None] | None = None,
 ) -> tuple[list[StreamLog], Work]:
     """Play all clips at once, each into a stream of its own.
 
@@ -60,15 +59,13 @@ def run_lockstep(
         options: of all streams.
         step_s: audio between two passes, seconds.
         max_batch_size: jobs given to the engine at once.
-        progress: told the seconds played after each step.
 
     Returns:
         One log a stream, in order, and what they cost.
     """
     vad = SileroVad()
-    players = [
-        _Player(clip, Stream(clip.name, options), f"{index}/{clip.name}") for index, clip in enumerate(clips)
-    ]
+    # Numbered, because an engine knows streams by their ids.
+    players = [_Player(clip, Stream(f"{index}/{clip.name}", options)) for index, clip in enumerate(clips)]
     work = Work()
     step = round(step_s * SAMPLE_RATE)
     position = 0
@@ -90,19 +87,16 @@ def run_lockstep(
                         player.stream.receive_result(outcome)
         for player in players:
             player.write_down(position / SAMPLE_RATE)
-        if progress is not None:
-            progress(position / SAMPLE_RATE)
     return [player.log for player in players], work
 
 
 class _Player:
     """A clip, the stream it is played into, and the stream's log."""
 
-    def __init__(self, clip: Clip, stream: Stream, name: str) -> None:
+    def __init__(self, clip: Clip, stream: Stream) -> None:
         self.stream = stream
         self.log = StreamLog()
         self._audio = clip.audio
-        self._name = name
         self._given = 0
         self._voice = VadState()
 

@@ -11,7 +11,10 @@ from ray_whisper_streaming.engines.mel import Float32
 from ray_whisper_streaming.engines.tokens import TextTokenizer
 from ray_whisper_streaming.engines.words import Alignment
 
-__all__ = ["Backend", "Encoded", "Generated"]
+__all__ = ["SECONDS_PER_POSITION", "Backend", "Encoded", "Generated"]
+
+SECONDS_PER_POSITION = 0.02
+"""Audio under one position of an encoder's output: two mel frames."""
 
 Encoded = TypeVar("Encoded")
 

@@ -19,7 +19,7 @@ import ctranslate2
 import numpy as np
 
 from ray_whisper_streaming.core.jobs import Task
-from ray_whisper_streaming.engines.backend import Generated
+from ray_whisper_streaming.engines.backend import SECONDS_PER_POSITION, Generated
 from ray_whisper_streaming.engines.mel import Float32
 from ray_whisper_streaming.engines.models import resolve_model
 from ray_whisper_streaming.engines.tokenizers import VOCABULARY, Vocabulary
@@ -38,9 +38,6 @@ gave 205 jobs a second and 64 gave 316, but at twice the wait."""
 
 COMPUTE_TYPE = {"cpu": "int8", "cuda": "float16"}
 """What ``"auto"`` means: the fastest type that keeps Whisper's accuracy."""
-
-SECONDS_PER_POSITION = 0.02
-"""Audio under one position of the encoder's output: two mel frames."""
 
 # The package's extension module has no types.
 _ct2: Any = ctranslate2

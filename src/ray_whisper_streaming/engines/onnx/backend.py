@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ray_whisper_streaming.core.jobs import Task
-from ray_whisper_streaming.engines.backend import Generated
+from ray_whisper_streaming.engines.backend import SECONDS_PER_POSITION, Generated
 from ray_whisper_streaming.engines.mel import Float32
 from ray_whisper_streaming.engines.onnx.alignment import token_positions
 from ray_whisper_streaming.engines.onnx.beam import Request, Transcript, decode_with_beams
@@ -19,9 +19,6 @@ from ray_whisper_streaming.engines.weights import WhisperWeights
 from ray_whisper_streaming.engines.words import Alignment
 
 __all__ = ["EncodedWindows", "OnnxBackend"]
-
-SECONDS_PER_POSITION = 0.02
-"""Audio under one position of the encoder's output: two mel frames."""
 
 FRAMES_PER_POSITION = 2
 
