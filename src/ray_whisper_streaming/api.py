@@ -158,7 +158,7 @@ class AsyncLiveStream:
 
     @property
     def kept_from_s(self) -> float:
-        """Everything before this second is decoded, its words committed and its audio forgotten."""
+        """Everything before this second is decoded and its words are committed: nobody need keep its audio."""
         return self._driven.machine.kept_from_s
 
     async def flush(self, flush_id: str | None = None) -> str:

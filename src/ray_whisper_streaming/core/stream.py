@@ -134,6 +134,7 @@ class Stream:
         self._over = False
         self._window_start = 0
         self._decoded_until = 0
+        self._done_until = 0
         self._rest: tuple[Word, ...] = ()
         self._shown = ""
         self._free_pass = False
@@ -167,8 +168,8 @@ class Stream:
 
     @property
     def kept_from_s(self) -> float:
-        """Everything before this second is decoded, its words committed and its audio forgotten."""
-        return self._buffer.start_sample / SAMPLE_RATE
+        """Everything before this second is decoded and its words are committed: nobody need keep its audio."""
+        return self._done_until / SAMPLE_RATE
 
     @property
     def lag_s(self) -> float:
@@ -445,6 +446,7 @@ class Stream:
         if sample - self._decoded_until > trimming.bridge_s * SAMPLE_RATE:
             self._ledger.clear_window()
             self._window_start = max(sample - sample % MEL_HOP, self._buffer.start_sample)
+        self._done_until = max(self._done_until, sample)
         self._forget(self._window_start)
 
     def _forget(self, sample: int) -> None:
@@ -522,6 +524,7 @@ class Stream:
             cut = round(cut_s * SAMPLE_RATE)
             self._window_start = cut - cut % MEL_HOP
             self._ledger.trim(cut_s)
+            self._done_until = max(self._done_until, self._window_start)
             self._forget(self._window_start)
 
     def _finish_region(self) -> None:
