@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from ray_whisper_streaming.core.jobs import Task
+from ray_whisper_streaming.core.jobs import Int16Samples, Task
 from ray_whisper_streaming.engines.mel import Float32
 from ray_whisper_streaming.engines.tokens import TextTokenizer
 from ray_whisper_streaming.engines.words import Alignment
 
-__all__ = ["SECONDS_PER_POSITION", "Backend", "Encoded", "Generated"]
+__all__ = ["SAMPLES_PER_POSITION", "SECONDS_PER_POSITION", "Backend", "Encoded", "Generated", "Source"]
 
 SECONDS_PER_POSITION = 0.02
 """Audio under one position of an encoder's output: two mel frames."""
 
+SAMPLES_PER_POSITION = 320
+
 Encoded = TypeVar("Encoded")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a window comes from: a backend may know its audio from earlier passes.
+
+    Attributes:
+        stream_id: whose audio it is.
+        start_sample: where it begins in the stream.
+        audio: int16, 16 kHz, shape (samples,); never changed.
+    """
+
+    stream_id: str
+    start_sample: int
+    audio: Int16Samples = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +53,9 @@ class Backend(Protocol[Encoded]):
     """A Whisper model in some runtime. ``Encoded`` is its encoder output for a batch."""
 
     @property
-    def ragged_prompts(self) -> bool:
-        """Whether the prompts of one call of `generate` may differ in length, and the start sequences of one call of
-        `align` in everything but length.
+    def ragged(self) -> bool:
+        """Whether the windows of one call of `encode` may differ in length, the prompts of one call of `generate` too,
+        and the start sequences of one call of `align` in everything but length.
         """
         ...
 
@@ -52,8 +69,11 @@ class Backend(Protocol[Encoded]):
         """Mel bands it takes: 80 or 128."""
         ...
 
-    def encode(self, mel: Float32) -> Encoded:
-        """Encode spectrograms of shape (batch, bands, frames)."""
+    def encode(self, mels: Sequence[Float32], sources: Sequence[Source | None]) -> Encoded:
+        """Encode spectrograms of shape (bands, frames); of equal length, if not `ragged`, and always an even number.
+
+        ``sources``: what each was made of, its padding aside; None forbids to go by earlier passes.
+        """
         ...
 
     def take(self, encoded: Encoded, rows: Sequence[int]) -> Encoded:
@@ -76,7 +96,7 @@ class Backend(Protocol[Encoded]):
         beam_size: int,
         suppress_blank: bool,
     ) -> list[Generated]:
-        """Decode each row behind its prompt (of equal length, if not `ragged_prompts`) and prefix (of any).
+        """Decode each row behind its prompt (of equal length, if not `ragged`) and prefix (of any).
 
         ``max_tokens``: what each row may have, prefix included. More is allowed where a runtime knows one limit for
         all.

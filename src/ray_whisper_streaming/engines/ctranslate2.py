@@ -19,7 +19,7 @@ import ctranslate2
 import numpy as np
 
 from ray_whisper_streaming.core.jobs import Task
-from ray_whisper_streaming.engines.backend import SECONDS_PER_POSITION, Generated
+from ray_whisper_streaming.engines.backend import SECONDS_PER_POSITION, Generated, Source
 from ray_whisper_streaming.engines.mel import Float32
 from ray_whisper_streaming.engines.models import resolve_model
 from ray_whisper_streaming.engines.tokenizers import VOCABULARY, Vocabulary
@@ -114,7 +114,7 @@ def has_gpu() -> bool:
 class _Backend:
     """`window_decoder.Backend` over CTranslate2."""
 
-    ragged_prompts = False
+    ragged = False
 
     def __init__(self, whisper: Any, vocabulary: Vocabulary) -> None:
         self._whisper = whisper
@@ -122,8 +122,8 @@ class _Backend:
         self.multilingual: bool = whisper.is_multilingual
         self.mel_bands: int = whisper.n_mels
 
-    def encode(self, mel: Float32) -> _Storage:
-        return self._whisper.encode(_ct2.StorageView.from_array(mel))
+    def encode(self, mels: Sequence[Float32], sources: Sequence[Source | None]) -> _Storage:
+        return self._whisper.encode(_ct2.StorageView.from_array(np.stack(mels)))
 
     def take(self, encoded: _Storage, rows: Sequence[int]) -> _Storage:
         if list(rows) == list(range(encoded.shape[0])):

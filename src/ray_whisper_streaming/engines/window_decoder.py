@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from ray_whisper_streaming.core.jobs import Task
 from ray_whisper_streaming.core.transcript import Word
-from ray_whisper_streaming.engines.backend import Backend, Encoded
+from ray_whisper_streaming.engines.backend import Backend, Encoded, Source
 from ray_whisper_streaming.engines.loops import MAX_COMPRESSION_RATIO, compression_ratio, cut_loops
 from ray_whisper_streaming.engines.mel import FRAMES_PER_S, Float32, pad_frames
 from ray_whisper_streaming.engines.tokens import (
@@ -35,6 +35,8 @@ __all__ = ["MAX_WINDOW_S", "Decoded", "Window", "WindowDecoder"]
 MAX_WINDOW_S = 30
 """The longest window, and the one Whisper was trained on: what went wrong in a shorter one is decoded once
 more in it."""
+
+MAX_FRAMES = MAX_WINDOW_S * FRAMES_PER_S
 
 RETRY_SHARE = 4
 """At most one window in so many of a batch is decoded again (but always one), so that a retry can't double
@@ -53,6 +55,8 @@ class Window:
 
     Attributes:
         mel: log-mel, shape (bands, frames), as long as its audio.
+        padded_frames: how long it is padded: an even number.
+        source: what it was made of, if the backend may go by earlier passes.
         language: code, or None: detect it.
         allowed_languages: what detection may answer; empty means any.
         task: transcribe, or translate into English.
@@ -62,6 +66,8 @@ class Window:
     """
 
     mel: Float32 = field(repr=False)
+    padded_frames: int
+    source: Source | None = None
     language: str | None
     allowed_languages: tuple[str, ...] = ()
     task: Task = "transcribe"
@@ -125,34 +131,46 @@ class WindowDecoder(Generic[Encoded]):
         self._languages = languages
 
     def decode(
-        self, windows: Sequence[Window], *, window_s: int, beam_size: int = 1, suppress_blank: bool = True
+        self, windows: Sequence[Window], *, beam_size: int = 1, suppress_blank: bool = True
     ) -> list[Decoded]:
-        """Decode windows of at most ``window_s`` seconds, padded to that length.
+        """Decode windows; padded to one length, if the backend is not ragged.
 
         A window whose text compresses too well or hits the token cap, after loops are cut, is decoded once more, padded
         to 30 s; at most every fourth window of the batch. But for that limit, words and times are what they would be
         alone. (On a CPU in int8, encoder output and tokens are equal to the bit. Alignment pads the texts of a batch to
         the longest, so that probabilities may differ by rounding, 0.0003 at most in a trial.)
         """
-        found = self._generate(windows, window_s, beam_size, suppress_blank)
-        if window_s < MAX_WINDOW_S:
-            odd = [index for index, hypothesis in enumerate(found) if hypothesis.odd]
-            odd = odd[: max(1, len(windows) // RETRY_SHARE)]
-            again = [replace(windows[index], language=found[index].tokenizer.language_code) for index in odd]
-            if again:
-                second = self._generate(again, MAX_WINDOW_S, beam_size, suppress_blank)
-                for index, hypothesis in zip(odd, second, strict=True):
-                    if not hypothesis.odd or hypothesis.ratio < found[index].ratio:
-                        found[index] = replace(
-                            hypothesis, language_probability=found[index].language_probability
-                        )
+        found = self._generate(windows, beam_size, suppress_blank)
+        odd = [
+            index
+            for index, hypothesis in enumerate(found)
+            if hypothesis.odd and windows[index].padded_frames < MAX_FRAMES
+        ][: max(1, len(windows) // RETRY_SHARE)]
+        again = [
+            replace(
+                windows[index],
+                language=found[index].tokenizer.language_code,
+                padded_frames=MAX_FRAMES,
+                source=None,
+            )
+            for index in odd
+        ]
+        if again:
+            second = self._generate(again, beam_size, suppress_blank)
+            for index, hypothesis in zip(odd, second, strict=True):
+                if not hypothesis.odd or hypothesis.ratio < found[index].ratio:
+                    found[index] = replace(
+                        hypothesis, language_probability=found[index].language_probability
+                    )
         return self._align(found)
 
     def _generate(
-        self, windows: Sequence[Window], window_s: int, beam_size: int, suppress_blank: bool
+        self, windows: Sequence[Window], beam_size: int, suppress_blank: bool
     ) -> list[_Hypothesis[Encoded]]:
-        frames = window_s * FRAMES_PER_S
-        encoded = self._backend.encode(np.stack([pad_frames(window.mel, frames) for window in windows]))
+        encoded = self._backend.encode(
+            [pad_frames(window.mel, window.padded_frames) for window in windows],
+            [window.source for window in windows],
+        )
         languages = self._languages_of(windows, encoded)
         tokenizers = [
             self._backend.tokenizer(language, window.task)
@@ -163,7 +181,7 @@ class WindowDecoder(Generic[Encoded]):
             for tokenizer, window in zip(tokenizers, windows, strict=True)
         ]
         # Most runtimes need the start of transcript at the same position in every prompt of a call.
-        ragged = self._backend.ragged_prompts
+        ragged = self._backend.ragged
         by_length: defaultdict[int, list[int]] = defaultdict(list)
         for row, context in enumerate(contexts):
             by_length[0 if ragged else len(context)].append(row)
@@ -219,7 +237,7 @@ class WindowDecoder(Generic[Encoded]):
 
     def _align(self, found: Sequence[_Hypothesis[Encoded]]) -> list[Decoded]:
         # One call takes one encoder output, and most runtimes one language and task.
-        ragged = self._backend.ragged_prompts
+        ragged = self._backend.ragged
         groups: defaultdict[tuple[int, tuple[int, ...]], list[int]] = defaultdict(list)
         for index, hypothesis in enumerate(found):
             if hypothesis.tokens:

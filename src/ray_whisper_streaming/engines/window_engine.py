@@ -19,6 +19,7 @@ import numpy.typing as npt
 from ray_whisper_streaming.core.jobs import (
     SAMPLE_RATE,
     WINDOW_BUCKETS_S,
+    WINDOW_MARGIN_S,
     DecodeOptions,
     Failure,
     Job,
@@ -26,9 +27,9 @@ from ray_whisper_streaming.core.jobs import (
     Result,
     Timings,
 )
-from ray_whisper_streaming.engines.backend import Backend, Encoded
+from ray_whisper_streaming.engines.backend import Backend, Encoded, Source
 from ray_whisper_streaming.engines.base import EngineCapabilities
-from ray_whisper_streaming.engines.mel import HOP, MelCache
+from ray_whisper_streaming.engines.mel import FRAMES_PER_S, HOP, MelCache
 from ray_whisper_streaming.engines.window_decoder import (
     DEFAULT_LANGUAGE,
     MAX_WINDOW_S,
@@ -41,6 +42,9 @@ from ray_whisper_streaming.errors import EngineError, NotReady
 __all__ = ["LoadedModel", "WindowEngine"]
 
 MAX_SAMPLES = MAX_WINDOW_S * SAMPLE_RATE
+
+RAGGED_FROM_S = 5.0
+"""The shortest window where each may have its own length."""
 
 _log = logging.getLogger(__name__)
 
@@ -135,6 +139,7 @@ class WindowEngine(ABC, Generic[Encoded]):
         started = self._clock()
         outcomes: dict[int, Outcome] = {}
         groups: defaultdict[tuple[int, DecodeOptions], list[int]] = defaultdict(list)
+        ragged = loaded.backend.ragged
         for index, job in enumerate(jobs):
             problem = _problem(job, loaded)
             if problem:
@@ -144,12 +149,11 @@ class WindowEngine(ABC, Generic[Encoded]):
                     job_id=job.job_id, language=job.language or DEFAULT_LANGUAGE, language_probability=0.0
                 )
             else:
-                # Audio longer than the window asked for gets the window it needs.
-                groups[max(job.window_s, math.ceil(job.audio_s)), job.options].append(index)
-        for (window_s, options), indices in groups.items():
+                groups[0 if ragged else _padded_frames(job, ragged=False), job.options].append(index)
+        for (_, options), indices in groups.items():
             for first in range(0, len(indices), loaded.max_batch_size):
                 piece = indices[first : first + loaded.max_batch_size]
-                decoded = self._decode([jobs[index] for index in piece], window_s, options)
+                decoded = self._decode([jobs[index] for index in piece], options)
                 outcomes.update(zip(piece, decoded, strict=True))
         timings = Timings(inference_s=self._clock() - started, batch_size=len(jobs))
         return [self._signed(outcomes[index], timings) for index in range(len(jobs))]
@@ -158,11 +162,10 @@ class WindowEngine(ABC, Generic[Encoded]):
         """Free the model. Safe to call twice."""
         self._loaded = self._decoder = self._mel = None
 
-    def _decode(self, jobs: Sequence[Job], window_s: int, options: DecodeOptions) -> list[Outcome]:
+    def _decode(self, jobs: Sequence[Job], options: DecodeOptions) -> list[Outcome]:
         try:
             decoded = self._ready(self._decoder).decode(
                 [self._window(job) for job in jobs],
-                window_s=window_s,
                 beam_size=options.beam_size or self._ready(self._loaded).beam_size,
                 suppress_blank=options.suppress_blank,
             )
@@ -175,12 +178,14 @@ class WindowEngine(ABC, Generic[Encoded]):
                     _failure(jobs[0], f"decoding failed with {type(error).__name__}{told}", retryable=True)
                 ]
             _log.warning("a batch of %d failed with %s; decoding one by one", len(jobs), type(error).__name__)
-            return [outcome for job in jobs for outcome in self._decode([job], window_s, options)]
+            return [outcome for job in jobs for outcome in self._decode([job], options)]
         return [_result(job, item) for job, item in zip(jobs, decoded, strict=True)]
 
     def _window(self, job: Job) -> Window:
         return Window(
             mel=self._ready(self._mel).log_mel(job.stream_id, job.start_sample, job.audio),
+            padded_frames=_padded_frames(job, ragged=self._ready(self._loaded).backend.ragged),
+            source=Source(job.stream_id, job.start_sample, job.audio),
             language=job.language,
             allowed_languages=job.allowed_languages,
             task=job.task,
@@ -223,6 +228,17 @@ def _problem(job: Job, loaded: LoadedModel[Encoded]) -> str:
     if job.task not in ("transcribe", "translate"):
         return f"task {job.task!r} is neither transcribe nor translate"
     return ""
+
+
+def _padded_frames(job: Job, *, ragged: bool) -> int:
+    """How long a window is padded: as asked, but never cut; else to the bucket, or, where each may have its own
+    length, by the margin.
+    """
+    if ragged and job.options.window_s is None:
+        window_s = max(job.audio_s + WINDOW_MARGIN_S, RAGGED_FROM_S)
+    else:
+        window_s = max(job.window_s, job.audio_s)
+    return math.ceil(min(MAX_WINDOW_S, window_s) * FRAMES_PER_S / 2) * 2
 
 
 def _is_pcm(audio: Any) -> bool:

@@ -8,19 +8,17 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ray_whisper_streaming.core.jobs import Task
-from ray_whisper_streaming.engines.backend import SECONDS_PER_POSITION, Generated
+from ray_whisper_streaming.engines.backend import SECONDS_PER_POSITION, Generated, Source
 from ray_whisper_streaming.engines.mel import Float32
 from ray_whisper_streaming.engines.onnx.alignment import token_positions
 from ray_whisper_streaming.engines.onnx.beam import Request, Transcript, decode_with_beams
-from ray_whisper_streaming.engines.onnx.sessions import CrossCache, Decoder, Encoder
+from ray_whisper_streaming.engines.onnx.sessions import FRAMES_PER_POSITION, CrossCache, Decoder, Encoder
 from ray_whisper_streaming.engines.tokenizers import Vocabulary
 from ray_whisper_streaming.engines.tokens import TextTokenizer
 from ray_whisper_streaming.engines.weights import WhisperWeights
 from ray_whisper_streaming.engines.words import Alignment
 
 __all__ = ["EncodedWindows", "OnnxBackend"]
-
-FRAMES_PER_POSITION = 2
 
 
 @dataclass(slots=True)
@@ -46,7 +44,7 @@ class OnnxBackend:
         quantise: compute in 8 bits.
     """
 
-    ragged_prompts = True
+    ragged = True
 
     def __init__(
         self, weights: WhisperWeights, vocabulary: Vocabulary, *, threads: int, quantise: bool
@@ -59,9 +57,9 @@ class OnnxBackend:
         self._suppressed = np.array(vocabulary.suppressed)
         self._blanks = np.array(weights.blank_ids, np.intp)
 
-    def encode(self, mel: Float32) -> EncodedWindows:
+    def encode(self, mels: Sequence[Float32], sources: Sequence[Source | None]) -> EncodedWindows:
         """See `Backend.encode`."""
-        return EncodedWindows(self._encoder.run(mel))
+        return EncodedWindows(self._encoder.run(mels, sources))
 
     def take(self, encoded: EncodedWindows, rows: Sequence[int]) -> EncodedWindows:
         """See `Backend.take`."""

@@ -16,12 +16,9 @@ import numpy.typing as npt
 
 from ray_whisper_streaming.engines.loops import is_looping
 from ray_whisper_streaming.engines.mel import Float32
-from ray_whisper_streaming.engines.onnx.sessions import CrossCache, Decoder, Int64
+from ray_whisper_streaming.engines.onnx.sessions import MASKED, CrossCache, Decoder, Int64
 
 __all__ = ["Request", "Transcript", "decode_with_beams"]
-
-MASKED = np.float32(-1e9)
-"""Added to the score of what must not be attended to. (Infinity would give padding that sees nothing no numbers.)"""
 
 LEAST_CHANCE = 1e-30
 """Keeps the logarithm finite."""
@@ -144,7 +141,7 @@ def decode_with_beams(
         same = len(staying) == len(live) and beams == beam_size
         cache = _followed(cache, sources, width if same else None)
         if len(staying) < len(live):
-            cross = _closed_up(cross, staying)
+            cross = cross.close_up(staying)
             live, positions, seen = [live[place] for place in staying], positions[staying], seen[staying]
         seen = np.pad(seen, ((0, 0), (0, 1)), constant_values=True)
         output = decoder.run(
@@ -317,12 +314,3 @@ def _followed(cache: list[Float32], sources: Int64, first: int | None) -> list[F
     for part in cache:
         part[:, :, first:] = part[sources, :, first:]
     return cache
-
-
-def _closed_up(cross: CrossCache, staying: Sequence[int]) -> CrossCache:
-    """The rows that stay, in their order at the front. In place: a copy of all of them would cost several steps."""
-    for part in (*cross.keys, *cross.values):
-        for place, old in enumerate(staying):
-            if place != old:
-                part[place] = part[old]
-    return cross.take(range(len(staying)))

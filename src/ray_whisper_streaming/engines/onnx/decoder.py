@@ -22,6 +22,7 @@ def decoder_graph(weights: WhisperWeights, *, quantise: bool) -> bytes:
         wanted: behind which of all (batch * tokens) the next token is asked for, shape (wanted,).
         past_key_0, past_value_0, ...: shape (batch, heads, past, size).
         key_0, value_0, ...: of the encoder's graph, for the windows.
+        cross_mask: added to the scores of the attention to them, shape (windows, 1, 1, positions).
 
     Outputs:
         chances: probability of each token to come next, shape (wanted, vocabulary).
@@ -36,6 +37,7 @@ def decoder_graph(weights: WhisperWeights, *, quantise: bool) -> bytes:
     hidden = graph.input("hidden", np.float32, ["batch", "tokens", width])
     mask = graph.input("mask", np.float32, ["batch", 1, "tokens", "all"])
     wanted = graph.input("wanted", np.int64, ["wanted"])
+    cross_mask = graph.input("cross_mask", np.float32, ["windows", 1, 1, "positions"])
     # The beams of a window stand where its tokens do: (batch, tokens) becomes (windows, beams * tokens) and back.
     windows = graph.add("Shape", "key_0", end=1)
     by_window = graph.add("Concat", windows, graph.ints(-1, heads, size), axis=0)
@@ -92,7 +94,8 @@ def decoder_graph(weights: WhisperWeights, *, quantise: bool) -> bytes:
         query = graph.transpose(graph.add("Reshape", query, by_window), 0, 2, 1, 3)
         keys = graph.input(f"key_{layer}", np.float32, ["windows", heads, size, "positions"])
         values = graph.input(f"value_{layer}", np.float32, ["windows", heads, "positions", size])
-        shares = graph.add("Softmax", graph.add("MatMul", query, keys), axis=-1)
+        scores = graph.add("Add", graph.add("MatMul", query, keys), cross_mask)
+        shares = graph.add("Softmax", scores, axis=-1)
         chosen = [head for aligned, head in weights.alignment_heads if aligned == layer]
         if chosen:
             attentions.append(graph.add("Gather", shares, graph.ints(*chosen), axis=1))

@@ -1,4 +1,7 @@
-"""Whisper's encoder as a graph, with the keys and values that the decoder attends to."""
+"""Whisper's encoder as a graph, with the keys and values that the decoder attends to.
+
+It goes on from what it made of a window before, so that only the audio at the end of a growing window is encoded anew.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,16 @@ from ray_whisper_streaming.engines.mel import Float32
 from ray_whisper_streaming.engines.onnx.graph import FUSED, Graph, Rows
 from ray_whisper_streaming.engines.weights import WhisperWeights
 
-__all__ = ["encoder_graph"]
+__all__ = ["OVERLAP", "encoder_graph"]
 
 KERNEL = 3
 """Frames under one output of a convolution."""
+
+FAR = np.iinfo(np.int64).max
+"""The end of whatever is sliced."""
+
+OVERLAP = 2
+"""Positions computed once more in front of the new ones, and dropped: their convolutions see an edge."""
 
 
 def encoder_graph(weights: WhisperWeights, *, quantise: bool) -> bytes:
@@ -21,13 +30,24 @@ def encoder_graph(weights: WhisperWeights, *, quantise: bool) -> bytes:
     each, the keys and values of six windows were off by 6.4 % instead of 6.9 % with tiny.en, equally with base; with
     one scale behind a GELU too it was 20 % instead of 11 % with base.)
 
-    Input ``mel``: shape (batch, bands, frames), frames even. Outputs ``key_0``, shape (batch, heads, size,
-    positions), and ``value_0``, shape (batch, heads, positions, size), and so on.
+    Inputs:
+        mel: of the new positions and, if there are others before them, of `OVERLAP` more in front; shape (1, bands,
+            frames), frames even.
+        overlap: how many positions to drop, shape (1,).
+        first: where the first new position stands in the window, shape (1,).
+        past_own_0, past_cross_0, ...: keys and values of the positions before, as `own_0` and `cross_0` gave them.
+
+    Outputs:
+        key_0, ...: of the decoder's attention, all positions, shape (1, heads, size, positions).
+        value_0, ...: shape (1, heads, positions, size).
+        own_0, cross_0, ...: keys and values of the new positions, in the encoder's own attention and in the
+            decoder's, in half precision, shape (1, positions, 2 * width).
     """
     graph = Graph(quantise=quantise, narrow=True)
     tensors = weights.tensors
     width, heads = weights.width, weights.encoder_heads
-    mel = graph.input("mel", np.float32, ["batch", weights.mel_bands, "frames"])
+    mel = graph.input("mel", np.float32, [1, weights.mel_bands, "frames"])
+    overlap, first = (graph.input(name, np.int64, [1]) for name in ("overlap", "first"))
     hidden = graph.gelu(
         _convolved(graph, graph.transpose(mel, 0, 2, 1), tensors["encoder/conv1/weight"], 1, "alike"),
         tensors["encoder/conv1/bias"],
@@ -35,33 +55,37 @@ def encoder_graph(weights: WhisperWeights, *, quantise: bool) -> bytes:
     hidden = graph.gelu(
         _convolved(graph, hidden, tensors["encoder/conv2/weight"], 2, "gelu"), tensors["encoder/conv2/bias"]
     )
-    positions = graph.add("Shape", hidden, start=1, end=2)
-    encodings = graph.add(
-        "Slice",
-        graph.constant(tensors["encoder/position_encodings/encodings"]),
-        graph.ints(0),
-        positions,
-        graph.ints(0),
-    )
+    hidden = graph.add("Slice", hidden, overlap, graph.ints(FAR), graph.ints(1))
+    end = graph.add("Add", first, graph.add("Shape", hidden, start=1, end=2))
+    encodings = graph.constant(tensors["encoder/position_encodings/encodings"])
+    encodings = graph.add("Slice", encodings, first, end, graph.ints(0))
     hidden = graph.add("Add", hidden, encodings)
     names = [f"encoder/layer_{layer}" for layer in range(weights.layers("encoder"))]
+
+    def behind_past(new: str, name: str) -> str:
+        """The keys and values of all positions, given those of the new ones, which are handed out."""
+        graph.output(graph.cast(new, np.float16), name, np.float16)
+        past = graph.input(f"past_{name}", np.float16, [1, "past", 2 * width])
+        return graph.add("Concat", graph.cast(past, np.float32), new, axis=1)
+
     normed = graph.norm(
         hidden,
         tensors[f"{names[0]}/self_attention/layer_norm/gamma"],
         tensors[f"{names[0]}/self_attention/layer_norm/beta"],
     )
-    for name, following in zip(names, [*names[1:], None], strict=True):
+    for layer, (name, following) in enumerate(zip(names, [*names[1:], None], strict=True)):
         attention, feed = f"{name}/self_attention", f"{name}/ffn"
-        parts = graph.add_many(
+        query, new = graph.add_many(
             "Split",
             graph.linear(normed, tensors[f"{attention}/linear_0/weight"], rows="alike"),
-            names=["", "", ""],
+            graph.ints(width, 2 * width),
+            names=["", ""],
             axis=-1,
-            num_outputs=3,
         )
         attended = graph.add(
             "MultiHeadAttention",
-            *parts,
+            query,
+            *graph.halves(behind_past(new, f"own_{layer}")),
             graph.constant(tensors[f"{attention}/linear_0/bias"]),
             domain=FUSED,
             num_heads=heads,
@@ -93,7 +117,7 @@ def encoder_graph(weights: WhisperWeights, *, quantise: bool) -> bytes:
             graph.linear(normed, tensors[f"{name}/weight"], rows="alike"),
             graph.constant(tensors[f"{name}/bias"]),
         )
-        key, value = graph.add_many("Split", both, names=["", ""], axis=-1, num_outputs=2)
+        key, value = graph.halves(behind_past(both, f"cross_{layer}"))
         shape = (0, 0, weights.decoder_heads, size)
         graph.output(graph.transpose(graph.reshape(key, *shape), 0, 2, 3, 1), f"key_{layer}")
         graph.output(graph.transpose(graph.reshape(value, *shape), 0, 2, 1, 3), f"value_{layer}")
@@ -106,14 +130,13 @@ def _convolved(graph: Graph, value: str, weight: Float32, stride: int, rows: Row
     Shape (batch, frames, channels) to (batch, frames / stride, outputs).
     """
     padded = graph.add("Pad", value, graph.ints(0, 1, 0, 0, 1, 0))
-    far = np.iinfo(np.int64).max
     # The last slice must end where the padded frames do, the others so much before.
     pieces = [
         graph.add(
             "Slice",
             padded,
             graph.ints(offset),
-            graph.ints(far if offset == KERNEL - 1 else offset - KERNEL + 1),
+            graph.ints(FAR if offset == KERNEL - 1 else offset - KERNEL + 1),
             graph.ints(1),
             graph.ints(stride),
         )

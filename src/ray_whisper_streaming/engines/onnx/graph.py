@@ -41,7 +41,11 @@ GELU_DEPTH = 0.17
 LEAST_RANGE = 1e-8
 """Keeps the scale of a weight's column finite where all of it is zero."""
 
-KINDS: dict[Any, int] = {np.float32: TensorProto.FLOAT, np.int64: TensorProto.INT64}
+KINDS: dict[Any, int] = {
+    np.float16: TensorProto.FLOAT16,
+    np.float32: TensorProto.FLOAT,
+    np.int64: TensorProto.INT64,
+}
 
 Rows: TypeAlias = Literal["single", "gelu", "alike"]
 
@@ -73,10 +77,10 @@ class Graph:
         self._inputs.append(_helper.make_tensor_value_info(name, KINDS[kind], shape))
         return name
 
-    def output(self, value: str, name: str) -> None:
+    def output(self, value: str, name: str, kind: type[np.generic] = np.float32) -> None:
         """Hand a value out under a name."""
         self.add("Identity", value, name=name)
-        self._outputs.append(_helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+        self._outputs.append(_helper.make_tensor_value_info(name, KINDS[kind], None))
 
     def constant(self, value: npt.ArrayLike, kind: Any = np.float32) -> str:
         """A value that never changes."""
@@ -98,9 +102,17 @@ class Graph:
         self._nodes.append(_helper.make_node(operator, list(inputs), outputs, domain=domain, **attributes))
         return outputs
 
+    def halves(self, value: str) -> list[str]:
+        """A value cut in two along its last axis."""
+        return self.add_many("Split", value, names=["", ""], axis=-1, num_outputs=2)
+
     def ints(self, *values: int) -> str:
         """A vector of int64."""
         return self.constant(values, np.int64)
+
+    def cast(self, value: str, kind: type[np.generic]) -> str:
+        """The same numbers in another type."""
+        return self.add("Cast", value, to=KINDS[kind])
 
     def reshape(self, value: str, *shape: int) -> str:
         """Another shape; 0 keeps a size, -1 is what is left."""

@@ -11,14 +11,21 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
+from ray_whisper_streaming.engines.backend import Source
 from ray_whisper_streaming.engines.mel import Float32
 from ray_whisper_streaming.engines.onnx.decoder import decoder_graph
-from ray_whisper_streaming.engines.onnx.encoder import encoder_graph
+from ray_whisper_streaming.engines.onnx.encoder import OVERLAP, encoder_graph
+from ray_whisper_streaming.engines.onnx.memory import EncoderMemory, Known
 from ray_whisper_streaming.engines.weights import WhisperWeights
 
-__all__ = ["CrossCache", "Decoder", "DecoderOutput", "Encoder", "Int64"]
+__all__ = ["FRAMES_PER_POSITION", "MASKED", "CrossCache", "Decoder", "DecoderOutput", "Encoder", "Int64"]
 
 Int64 = npt.NDArray[np.int64]
+
+MASKED = np.float32(-1e9)
+"""Added to the score of what must not be attended to. (Infinity would give padding that sees nothing no numbers.)"""
+
+FRAMES_PER_POSITION = 2
 
 _ort: Any = onnxruntime
 _Session = Any
@@ -31,29 +38,37 @@ class CrossCache:
     Attributes:
         keys: shape (windows, heads, size, positions) each.
         values: shape (windows, heads, positions, size) each.
+        mask: added to the scores: windows shorter than the longest are padded; shape (windows, 1, 1, positions).
     """
 
     keys: list[Float32] = field(repr=False)
     values: list[Float32] = field(repr=False)
+    mask: Float32 = field(repr=False)
 
     @property
     def rows(self) -> int:
         """How many windows."""
-        return len(self.keys[0])
-
-    @property
-    def positions(self) -> int:
-        """Positions of the encoder's output."""
-        return self.keys[0].shape[-1]
+        return len(self.mask)
 
     def take(self, rows: Sequence[int]) -> CrossCache:
         """Some windows; the first ones in order are a view."""
         chosen = slice(len(rows)) if list(rows) == list(range(len(rows))) else list(rows)
-        return CrossCache([part[chosen] for part in self.keys], [part[chosen] for part in self.values])
+        return CrossCache(
+            [part[chosen] for part in self.keys], [part[chosen] for part in self.values], self.mask[chosen]
+        )
+
+    def close_up(self, staying: Sequence[int]) -> CrossCache:
+        """The rows that stay, in their order at the front. In place: a copy of all would cost several steps."""
+        for part in (*self.keys, *self.values, self.mask):
+            for place, old in enumerate(staying):
+                if place != old:
+                    part[place] = part[old]
+        return self.take(range(len(staying)))
 
 
 class Encoder:
-    """Encodes windows. Each by itself, so that none depends on its neighbours.
+    """Encodes windows. Each by itself, so that none depends on its neighbours; but from where the stream's last pass
+    left off, if the window begins at the same place.
 
     Where there are as many windows as threads, each thread takes a window: nothing waits for the other threads at the
     end of every operator. What is left over is computed by all threads together.
@@ -64,41 +79,73 @@ class Encoder:
         self._threads = threads
         self._together = _session(graph, threads)
         self._beside = _session(graph, 1) if threads > 1 else self._together
-        self._layers = weights.layers("decoder")
+        self._layers = range(weights.layers("decoder"))
         self._heads = weights.decoder_heads
-        self._size = weights.width // weights.decoder_heads
+        self._width = weights.width
+        own = [f"own_{layer}" for layer in range(weights.layers("encoder"))]
+        self._remembered = [*own, *(f"cross_{layer}" for layer in self._layers)]
+        self._memory = EncoderMemory(len(self._remembered), 2 * weights.width)
+        self._nothing = np.empty((1, 0, 2 * weights.width), np.float16)
         # Its threads end with it.
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="encode")
 
-    def run(self, mel: Float32) -> CrossCache:
-        """Encode spectrograms of shape (batch, bands, frames)."""
-        count, _, frames = mel.shape
-        positions = (frames + 1) // 2
-        shape = (count, self._heads, self._size, positions)
-        cache = CrossCache(
-            [np.empty(shape, np.float32) for _ in range(self._layers)],
-            [np.empty((count, self._heads, positions, self._size), np.float32) for _ in range(self._layers)],
-        )
-        beside = count - count % self._threads if self._threads > 1 else 0
-        jobs = [
-            self._pool.submit(self._encode, self._beside, mel[row : row + 1], cache, row)
-            for row in range(beside)
-        ]
-        for job in jobs:
-            job.result()
-        for row in range(beside, count):
-            self._encode(self._together, mel[row : row + 1], cache, row)
-        return cache
+    def run(self, mels: Sequence[Float32], sources: Sequence[Source | None]) -> CrossCache:
+        """Encode spectrograms of shape (bands, frames); frames even. See `Backend.encode`."""
+        known = [self._memory.recall(source) for source in sources]
+        windows = list(zip(mels, known, strict=True))
+        beside = len(windows) - len(windows) % self._threads if self._threads > 1 else 0
+        jobs = [self._pool.submit(self._encode, self._beside, *window) for window in windows[:beside]]
+        encoded = [job.result() for job in jobs]
+        encoded += [self._encode(self._together, *window) for window in windows[beside:]]
+        for source, before, outputs in zip(sources, known, encoded, strict=True):
+            self._memory.keep(source, before, [outputs[name] for name in self._remembered])
+        return self._side_by_side(encoded)
 
-    def _encode(self, session: _Session, mel: Float32, cache: CrossCache, row: int) -> None:
+    def _encode(self, session: _Session, mel: Float32, known: Known | None) -> dict[str, Any]:
+        """The graph's outputs by name."""
+        positions = mel.shape[1] // FRAMES_PER_POSITION
+        first = known.positions if known else 0
+        overlap = min(OVERLAP, first)
         binding = session.io_binding()
-        binding.bind_cpu_input("mel", np.ascontiguousarray(mel))
-        for layer, (keys, values) in enumerate(zip(cache.keys, cache.values, strict=True)):
-            for name, target in ((f"key_{layer}", keys), (f"value_{layer}", values)):
-                # Written where it will be read: the rows of a batch lie one after the other.
-                part = target[row : row + 1]
-                binding.bind_output(name, "cpu", 0, np.float32, part.shape, part.ctypes.data)
+        binding.bind_cpu_input(
+            "mel", np.ascontiguousarray(mel[None, :, (first - overlap) * FRAMES_PER_POSITION :])
+        )
+        binding.bind_cpu_input("overlap", np.array([overlap]))
+        binding.bind_cpu_input("first", np.array([first]))
+        outputs: dict[str, npt.NDArray[Any]] = {}
+        for index, name in enumerate(self._remembered):
+            past = known.parts[index : index + 1, :first] if known else self._nothing
+            binding.bind_cpu_input(f"past_{name}", past)
+            outputs[name] = np.empty((1, positions - first, 2 * self._width), np.float16)
+        size = self._width // self._heads
+        for layer in self._layers:
+            outputs[f"key_{layer}"] = np.empty((1, self._heads, size, positions), np.float32)
+            outputs[f"value_{layer}"] = np.empty((1, self._heads, positions, size), np.float32)
+        for name, output in outputs.items():
+            binding.bind_output(name, "cpu", 0, output.dtype, output.shape, output.ctypes.data)
         session.run_with_iobinding(binding)
+        return outputs
+
+    def _side_by_side(self, encoded: Sequence[dict[str, Any]]) -> CrossCache:
+        """All windows in one batch, padded to the longest."""
+        lengths = [window["key_0"].shape[-1] for window in encoded]
+        mask = np.where(np.arange(max(lengths)) < np.array(lengths)[:, None], np.float32(0), MASKED)
+
+        def joined(name: str, axis: int) -> Float32:
+            parts: list[Float32] = [window[name] for window in encoded]
+            if len(parts) == 1:
+                return parts[0]
+            longest = max(parts, key=lambda part: part.shape[axis])
+            together = np.zeros((len(parts), *longest.shape[1:]), np.float32)
+            for row, part in zip(together, parts, strict=True):
+                row[tuple(slice(length) for length in part.shape[1:])] = part[0]
+            return together
+
+        return CrossCache(
+            [joined(f"key_{layer}", -1) for layer in self._layers],
+            [joined(f"value_{layer}", -2) for layer in self._layers],
+            mask[:, None, None],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +208,7 @@ class Decoder:
             "mask": mask,
             "wanted": wanted,
         }
+        feed["cross_mask"] = cross.mask
         for layer in self._layers:
             feed[f"past_key_{layer}"], feed[f"past_value_{layer}"] = past[2 * layer : 2 * layer + 2]
             feed[f"key_{layer}"], feed[f"value_{layer}"] = cross.keys[layer], cross.values[layer]
