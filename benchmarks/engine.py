@@ -30,7 +30,7 @@ from ray_whisper_streaming.bench.material import find_material, load_clips
 from ray_whisper_streaming.core.jobs import SAMPLE_RATE, Int16Samples
 from ray_whisper_streaming.core.transcript import join_text
 from ray_whisper_streaming.engines.factory import engine_factory_for
-from ray_whisper_streaming.engines.mel import MelCache
+from ray_whisper_streaming.engines.mel import FRAMES_PER_S, MelCache
 from ray_whisper_streaming.engines.window_decoder import Window, WindowDecoder
 from ray_whisper_streaming.engines.window_engine import LoadedModel, WindowEngine
 
@@ -69,7 +69,9 @@ def prefixes_of(
     """The first words of what an engine makes of each window."""
     mels, _ = _spectrograms(MelCache(loaded.backend.mel_bands), audios, 0)
     decoder = WindowDecoder[Any](loaded.backend, loaded.languages)
-    decoded = decoder.decode([Window(mel=mel, language="en") for mel in mels], window_s=window_s)
+    decoded = decoder.decode(
+        [Window(mel=mel, padded_frames=window_s * FRAMES_PER_S, language="en") for mel in mels]
+    )
     return [join_text(item.words[: round(share * len(item.words))]) for item in decoded]
 
 
@@ -91,10 +93,11 @@ def measure(
     _spectrograms(cache, audios, SAMPLE_RATE)
     mels, grown_ms = _spectrograms(cache, audios, 0)
     wanted = [
-        Window(mel=mel, language="en", prefix=prefix) for mel, prefix in zip(mels, prefixes, strict=True)
+        Window(mel=mel, padded_frames=window_s * FRAMES_PER_S, language="en", prefix=prefix)
+        for mel, prefix in zip(mels, prefixes, strict=True)
     ]
     started = time.perf_counter()
-    decoded = decoder.decode(wanted, window_s=window_s, beam_size=beam_size)
+    decoded = decoder.decode(wanted, beam_size=beam_size)
     total_ms = (time.perf_counter() - started) * 1000 + grown_ms
     parts = {name: timed.seconds[name] * 1000 for name in ("encode", "generate", "align")}
     return {

@@ -10,7 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ray_whisper_streaming.engines.backend import Source
 from ray_whisper_streaming.engines.loops import is_looping
+from ray_whisper_streaming.engines.mel import HOP
+from ray_whisper_streaming.engines.onnx import memory
 from ray_whisper_streaming.engines.onnx.beam import Request, Transcript, decode_with_beams
 from ray_whisper_streaming.engines.onnx.sessions import CrossCache, Decoder, Encoder
 from ray_whisper_streaming.engines.weights import WhisperWeights
@@ -18,6 +21,8 @@ from ray_whisper_streaming.engines.weights import WhisperWeights
 WIDTH, HEADS, SIZE, LAYERS, VOCABULARY, BANDS = 32, 2, 16, 2, 50, 8
 FRAMES = 40
 START, END_OF_TEXT = 45, 40
+LENGTHS = (FRAMES, FRAMES - 6, FRAMES, 12, FRAMES - 2)
+"""Frames of the windows decoded."""
 SUPPRESSED = np.array([3, 7])
 BLANKS = np.array([1, END_OF_TEXT])
 ALIGNMENT_HEADS = ((0, 1), (1, 0), (1, 1))
@@ -97,8 +102,12 @@ def attend(
     return (shares @ values).transpose(1, 0, 2).reshape(len(query), WIDTH), shares
 
 
-def plain_encoder(mel: np.ndarray) -> np.ndarray:
-    """Spectrogram of shape (bands, frames) to the encoder's output."""
+def plain_encoder(mel: np.ndarray, past: Sequence[np.ndarray] = ()) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Spectrogram of shape (bands, frames) to the encoder's output, and what went into each layer and comes out.
+
+    ``past``: what it was at the first positions in an earlier pass, and stays.
+    """
+    states: list[np.ndarray] = []
     hidden = mel.T
     for index, stride in ((1, 1), (2, 2)):
         weight, padded = T[f"encoder/conv{index}/weight"], np.pad(hidden, ((1, 1), (0, 0)))
@@ -109,7 +118,12 @@ def plain_encoder(mel: np.ndarray) -> np.ndarray:
             + T[f"encoder/conv{index}/bias"]
         )
     hidden = hidden + T["encoder/position_encodings/encodings"][: len(hidden)]
-    for layer in range(LAYERS):
+    for layer in range(LAYERS + 1):
+        if past:
+            hidden = np.concatenate((past[layer], hidden[len(past[layer]) :]))
+        states.append(hidden)
+        if layer == LAYERS:
+            break
         name = f"encoder/layer_{layer}"
         query, key, value = np.split(
             linear(norm(hidden, f"{name}/self_attention"), f"{name}/self_attention/linear_0"), 3, axis=1
@@ -118,7 +132,7 @@ def plain_encoder(mel: np.ndarray) -> np.ndarray:
         hidden = hidden + linear(attended, f"{name}/self_attention/linear_1")
         inner = gelu(linear(norm(hidden, f"{name}/ffn"), f"{name}/ffn/linear_0"))
         hidden = hidden + linear(inner, f"{name}/ffn/linear_1")
-    return norm(hidden, "encoder")
+    return norm(hidden, "encoder"), states
 
 
 def plain_decoder(tokens: Sequence[int], cross: CrossCache, row: int) -> tuple[np.ndarray, np.ndarray]:
@@ -135,7 +149,9 @@ def plain_decoder(tokens: Sequence[int], cross: CrossCache, row: int) -> tuple[n
         attended, _ = attend(query, heads_of(key).transpose(0, 2, 1), heads_of(value), causal)
         hidden = hidden + linear(attended, f"{name}/self_attention/linear_1")
         query = linear(norm(hidden, f"{name}/attention"), f"{name}/attention/linear_0")
-        attended, shares = attend(query, cross.keys[layer][row], cross.values[layer][row], np.zeros(1))
+        length = LENGTHS[row] // 2
+        keys, values = cross.keys[layer][row, :, :, :length], cross.values[layer][row, :, :length]
+        attended, shares = attend(query, keys, values, np.zeros(1))
         seen |= {(layer, head): shares[head] for head in range(HEADS)}
         hidden = hidden + linear(attended, f"{name}/attention/linear_2")
         inner = gelu(linear(norm(hidden, f"{name}/ffn"), f"{name}/ffn/linear_0"))
@@ -217,13 +233,15 @@ def decoder_in_bytes() -> Decoder:
 @pytest.fixture(scope="module")
 def windows() -> CrossCache:
     generator = np.random.default_rng(5)
-    return Encoder(WEIGHTS, threads=2, quantise=False).run(
-        generator.normal(size=(5, BANDS, FRAMES)).astype(np.float32)
-    )
+    mels = [generator.normal(size=(BANDS, length)).astype(np.float32) for length in LENGTHS]
+    return Encoder(WEIGHTS, threads=2, quantise=False).run(mels, [None] * len(mels))
 
 
 def copied(cross: CrossCache, rows: Sequence[int]) -> CrossCache:
-    return CrossCache([part[list(rows)] for part in cross.keys], [part[list(rows)] for part in cross.values])
+    chosen = list(rows)
+    return CrossCache(
+        [part[chosen] for part in cross.keys], [part[chosen] for part in cross.values], cross.mask[chosen]
+    )
 
 
 def decode(
@@ -255,15 +273,51 @@ requests = st.builds(
 
 
 def test_the_encoder_gives_keys_and_values_of_each_window():
-    mel = np.random.default_rng(3).normal(size=(3, BANDS, FRAMES)).astype(np.float32)
-    found = Encoder(WEIGHTS, threads=2, quantise=False).run(mel)
-    assert (found.rows, found.positions) == (3, FRAMES // 2)
-    for row in range(3):
-        output = plain_encoder(mel[row])
-        for layer in range(LAYERS):
-            key, value = np.split(linear(output, f"decoder/layer_{layer}/attention/linear_1"), 2, axis=1)
-            np.testing.assert_allclose(found.keys[layer][row], heads_of(key).transpose(0, 2, 1), atol=2e-4)
-            np.testing.assert_allclose(found.values[layer][row], heads_of(value), atol=2e-4)
+    generator = np.random.default_rng(3)
+    mels = [generator.normal(size=(BANDS, length)).astype(np.float32) for length in (FRAMES - 8, FRAMES, 14)]
+    found = Encoder(WEIGHTS, threads=2, quantise=False).run(mels, [None] * 3)
+    assert found.rows == 3
+    for row, mel in enumerate(mels):
+        output, _ = plain_encoder(mel)
+        check_cross(found, row, output)
+        length = len(output)
+        assert (found.mask[row, 0, 0, :length] == 0).all()
+        assert (found.mask[row, 0, 0, length:] < -1e8).all()
+        assert found.mask.shape[-1] == FRAMES // 2
+
+
+def check_cross(found: CrossCache, row: int, output: np.ndarray) -> None:
+    length = len(output)
+    for layer in range(LAYERS):
+        key, value = np.split(linear(output, f"decoder/layer_{layer}/attention/linear_1"), 2, axis=1)
+        keys, values = found.keys[layer][row], found.values[layer][row]
+        # What is remembered has half the precision.
+        np.testing.assert_allclose(keys[:, :, :length], heads_of(key).transpose(0, 2, 1), atol=4e-3)
+        np.testing.assert_allclose(values[:, :length], heads_of(value), atol=4e-3)
+        assert not keys[:, :, length:].any()
+        assert not values[:, length:].any()
+
+
+def test_a_growing_window_is_encoded_from_where_the_pass_before_left_off(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(memory, "SETTLED", 4)
+    generator = np.random.default_rng(4)
+    encoder = Encoder(WEIGHTS, threads=1, quantise=False)
+    audio = generator.integers(-9999, 9999, FRAMES * HOP).astype(np.int16)
+    past: list[np.ndarray] = []
+    known = 0
+    heard = np.empty((BANDS, 0), np.float32)
+    # The window grows; then one with nothing new; then another begins elsewhere.
+    for frames, start in ((20, 0), (26, 0), (36, 0), (36, 0), (30, 9)):
+        mel = generator.normal(size=(BANDS, FRAMES)).astype(np.float32)
+        if start:
+            past, known = [], 0
+        mel[:, : 2 * known] = heard[:, : 2 * known]
+        heard = mel
+        output, states = plain_encoder(mel, past)
+        source = Source("stream", start, audio[: frames * HOP])
+        check_cross(encoder.run([mel], [source]), 0, output)
+        known = frames // 2 - 4
+        past = [state[:known] for state in states]
 
 
 @settings(deadline=None, max_examples=40)
@@ -281,7 +335,8 @@ def test_ragged_batches_are_decoded_like_whole_forward_passes(
         seen = np.concatenate(transcript.attention, axis=1)
         assert seen.shape[1] <= len(fed) - request.start
         wanted = attention[:, request.start :][:, : seen.shape[1]]
-        np.testing.assert_allclose(seen, wanted, atol=1e-5)
+        np.testing.assert_allclose(seen[:, :, : LENGTHS[row] // 2], wanted, atol=1e-5)
+        assert not seen[:, :, LENGTHS[row] // 2 :].any()
         for place in range(len(request.prefix), len(transcript.tokens)):
             behind = chances[len(request.prompt) + place - 1]
             wanted_chance = behind[transcript.tokens[place]] / behind[:END_OF_TEXT].sum()
@@ -318,7 +373,8 @@ def test_beams_are_those_of_a_search_with_whole_forward_passes(
         # Each beam has its own past and the attention of that.
         seen = np.concatenate(transcript.attention, axis=1)
         wanted = attention[:, request.start :][:, : seen.shape[1]]
-        np.testing.assert_allclose(seen, wanted, atol=1e-5)
+        np.testing.assert_allclose(seen[:, :, : LENGTHS[row] // 2], wanted, atol=1e-5)
+        assert not seen[:, :, LENGTHS[row] // 2 :].any()
         for place in range(len(request.prefix), len(transcript.tokens)):
             behind = chances[len(request.prompt) + place - 1]
             wanted_chance = behind[transcript.tokens[place]] / behind[:END_OF_TEXT].sum()

@@ -76,6 +76,19 @@ def test_a_batch_holds_one_key_and_the_most_urgent_key_goes_first():
     assert scheduler.schedule(0.0, ["w"]) == []
 
 
+def test_windows_of_any_length_share_a_batch_where_the_engines_take_them():
+    short, long = BatchKey("m", DecodeOptions(), 8), BatchKey("m", DecodeOptions(), 20)
+    other = BatchKey("m", DecodeOptions(beam_size=5), 8)
+    scheduler = scheduler_with(job("before", batch_key=short))
+    scheduler.fit_engines(4, ragged=True)
+    for name, key in (("a", short), ("b", long), ("c", other)):
+        scheduler.add(job(name, batch_key=key), 1.0)
+    # What was queued before keeps its place; options are never mixed.
+    batches = [ids(scheduler.schedule(2.0, ["w"])) for _ in range(3)]
+    assert batches == [[["before"]], [["a", "b"]], [["c"]]]
+    assert scheduler.schedule(2.0, ["w"]) == []
+
+
 def test_limits_by_count_and_by_frames():
     jobs = [job(str(number), batch_key=LONG) for number in range(6)]
     by_count = scheduler_with(*jobs, max_batch_size=4)

@@ -16,7 +16,7 @@ from ray_whisper_streaming.core.jobs import (
     Outcome,
     Result,
 )
-from ray_whisper_streaming.engines.backend import Generated
+from ray_whisper_streaming.engines.backend import Generated, Source
 from ray_whisper_streaming.engines.base import Engine
 from ray_whisper_streaming.engines.window_engine import LoadedModel, WindowEngine
 from ray_whisper_streaming.engines.words import Alignment
@@ -62,21 +62,26 @@ class StrictBackend:
     length. What is said depends on the row alone.
     """
 
-    ragged_prompts: bool = False
+    ragged: bool = False
     multilingual: bool = True
     mel_bands: int = 80
     say: Callable[[float, int], str] = lambda value, frames: f" row {value:.0f}"
     poison: Callable[[float], bool] = lambda value: False
     encoded: list[tuple[int, ...]] = field(default_factory=list)
+    lengths: list[list[int]] = field(default_factory=list)
+    sources: list[list[int | None]] = field(default_factory=list)
     generated: list[int] = field(default_factory=list)
     aligned: list[tuple[tuple[int, ...], int]] = field(default_factory=list)
 
-    def encode(self, mel: np.ndarray) -> list[tuple[float, int]]:
-        assert mel.dtype == np.float32
-        assert mel.flags.c_contiguous
-        assert mel.flags.writeable
-        self.encoded.append(mel.shape)
-        return [(float(row.sum()), mel.shape[2]) for row in mel]
+    def encode(self, mels: Sequence[np.ndarray], sources: Sequence[Source | None]) -> list[tuple[float, int]]:
+        assert all(mel.dtype == np.float32 and mel.flags.writeable for mel in mels)
+        assert len(mels) == len(sources)
+        if self.ragged:
+            self.lengths.append([mel.shape[1] for mel in mels])
+        else:
+            self.encoded.append(np.stack(mels).shape)
+        self.sources.append([source and source.start_sample for source in sources])
+        return [(float(mel.sum()), mel.shape[1]) for mel in mels]
 
     def take(self, encoded: list[tuple[float, int]], rows: Sequence[int]) -> list[tuple[float, int]]:
         return [encoded[row] for row in rows]
@@ -85,7 +90,7 @@ class StrictBackend:
         return [{"de": 0.6, "en": 0.3, "ja": 0.1} for _ in encoded]
 
     def generate(self, encoded, prompts, prefixes, *, max_tokens, beam_size, suppress_blank):
-        if len({prompt.index(EOT + 3) for prompt in prompts}) > 1:
+        if not self.ragged and len({prompt.index(EOT + 3) for prompt in prompts}) > 1:
             raise ValueError("prompts differ in the position of the start of transcript")
         assert len(encoded) == len(prompts) == len(prefixes)
         if any(self.poison(value) for value, _ in encoded):
@@ -126,7 +131,7 @@ class StrictEngine(WindowEngine):
 def make(backend: StrictBackend, **options: int) -> StrictEngine:
     engine = StrictEngine(backend, **options)
     engine.warm_up()
-    for calls in (backend.encoded, backend.generated, backend.aligned):
+    for calls in (backend.encoded, backend.lengths, backend.sources, backend.generated, backend.aligned):
         calls.clear()
     return engine
 
@@ -338,3 +343,20 @@ def test_audio_from_shared_memory_may_be_read_only():
     asked = job("a")
     asked.audio.flags.writeable = False
     assert text(make(StrictBackend()).transcribe([asked])[0])
+
+
+def test_where_windows_may_differ_each_is_as_long_as_it_needs_to_be():
+    backend = StrictBackend(ragged=True)
+    asked = DecodeOptions(window_s=20)
+    jobs = [job("a", 7.0), job("b", 12.503), job("c", 0.5), job("d", 29.0), job("e", 6.0, options=asked)]
+    outcomes = make(backend).transcribe(jobs)
+    # A margin behind the audio, an even number of frames, no fewer than five seconds and no more than thirty.
+    assert backend.lengths == [[800, 1352, 500, 3000], [2000]]
+    assert all(isinstance(outcome, Result) for outcome in outcomes)
+
+
+def test_a_backend_learns_where_its_windows_come_from_but_not_at_a_second_try():
+    backend = StrictBackend(ragged=True, say=lambda value, frames: " ok" if frames == 3000 else ENDLESS)
+    make(backend).transcribe([job("a", 7.0, start_sample=320)])
+    assert backend.lengths == [[800], [3000]]
+    assert backend.sources == [[320], [None]]

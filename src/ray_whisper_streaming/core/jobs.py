@@ -14,7 +14,6 @@ from ray_whisper_streaming.errors import RayWhisperError
 __all__ = [
     "SAMPLE_RATE",
     "WINDOW_BUCKETS_S",
-    "WINDOW_MARGIN_S",
     "BatchKey",
     "DecodeOptions",
     "Failure",

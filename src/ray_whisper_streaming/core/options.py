@@ -84,13 +84,13 @@ class TrimmingOptions:
     """
 
     at: Literal["word", "segment", "sentence"] = "word"
-    trim_after_s: float = 12.0
+    trim_after_s: float = 18.0
     keep_s: float = 10.0
     hard_limit_s: float = 24.0
     bridge_s: float = 3.0
     busy_after_s: float = 0.9
-    busy_trim_after_s: float = 8.5
-    busy_keep_s: float = 7.5
+    busy_trim_after_s: float = 12.0
+    busy_keep_s: float = 8.0
 
     def __post_init__(self) -> None:
         check_choice("at", self.at, ("word", "segment", "sentence"))

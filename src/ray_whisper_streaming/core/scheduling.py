@@ -11,8 +11,8 @@ The order of jobs rests on three rules:
    starts at the service level of the moment, so nobody saves up a claim (the virtual time of fair queueing;
    Demers, Keshav, Shenker 1989).
 3. **Batches.** The first job in this order leads a batch; jobs of the same `BatchKey` follow in the same
-   order. Windows of different length are never mixed, although padding the shorter ones could make a batch
-   fuller: a job's result must not depend on the company it happens to find.
+   order. Windows of different length are mixed only for engines that take them as they are. Padding the shorter
+   ones could make a batch fuller, but a job's result must not depend on the company it happens to find.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ import heapq
 import math
 from bisect import bisect_left, insort
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
 from ray_whisper_streaming.core.batches import Batch, QueuedJob, SchedulerConfig, SchedulerStats
-from ray_whisper_streaming.core.jobs import BatchKey, Failure
+from ray_whisper_streaming.core.jobs import WINDOW_BUCKETS_S, BatchKey, Failure
 from ray_whisper_streaming.errors import Overloaded, WorkerDied
 
 __all__ = ["Batch", "QueuedJob", "Scheduler", "SchedulerConfig", "SchedulerStats"]
@@ -61,6 +61,7 @@ TENANTS_REMEMBERED = 64
 @dataclass(slots=True, eq=False)
 class _Entry:
     job: QueuedJob
+    key: BatchKey
     order: tuple[float, int]
     enqueued_at: float
     tries: int = 0
@@ -111,6 +112,7 @@ class Scheduler:
     def __init__(self, config: SchedulerConfig | None = None) -> None:
         self._config = config or SchedulerConfig()
         self._max_batch_size = self._config.max_batch_size
+        self._ragged = False
         self._groups: dict[BatchKey, dict[str, _Queue]] = {}  # key -> tenant -> entries in order, none empty
         self._waiting: dict[str, _Entry] = {}
         self._running: dict[str, _Entry] = {}
@@ -123,9 +125,10 @@ class Scheduler:
         self._speed = _Speed()
         self._counts = _Counts()
 
-    def limit_batch_size(self, size: int) -> None:
-        """Make no larger batches from now on: the engines take no more."""
-        self._max_batch_size = min(self._max_batch_size, size)
+    def fit_engines(self, max_batch_size: int, *, ragged: bool) -> None:
+        """Make batches as the engines take them, from now on: so large at most, of windows of any length or of one."""
+        self._max_batch_size = min(self._max_batch_size, max_batch_size)
+        self._ragged = ragged
 
     def add(self, job: QueuedJob, now: float) -> bool:
         """Queue a job. A job that is already here is left as it is: adding is idempotent.
@@ -153,7 +156,8 @@ class Scheduler:
         if job.final:
             due -= FINAL_HEAD_START_S
         self._added += 1
-        self._enqueue(_Entry(job, (due, self._added), now))
+        key = replace(job.batch_key, window_s=WINDOW_BUCKETS_S[-1]) if self._ragged else job.batch_key
+        self._enqueue(_Entry(job, key, (due, self._added), now))
         return True
 
     def cancel(self, job_id: str) -> bool:
@@ -341,19 +345,19 @@ class Scheduler:
             self._waiting_of_tenant[job.tenant] = 0
             self._served_s[job.tenant] = max(self._served_s.get(job.tenant, 0.0), self._service_level_s)
         self._waiting_of_tenant[job.tenant] += 1
-        queue = self._groups.setdefault(job.batch_key, {}).setdefault(job.tenant, [])
+        queue = self._groups.setdefault(entry.key, {}).setdefault(job.tenant, [])
         insort(queue, entry, key=_order)
 
     def _dequeue(self, entry: _Entry) -> None:
         job = entry.job
         del self._waiting[job.job_id]
-        group = self._groups[job.batch_key]
+        group = self._groups[entry.key]
         queue = group[job.tenant]
         del queue[bisect_left(queue, entry.order, key=_order)]
         if not queue:
             del group[job.tenant]
         if not group:
-            del self._groups[job.batch_key]
+            del self._groups[entry.key]
         self._waiting_of_tenant[job.tenant] -= 1
         if not self._waiting_of_tenant[job.tenant]:
             del self._waiting_of_tenant[job.tenant]

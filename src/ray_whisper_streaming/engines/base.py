@@ -21,6 +21,7 @@ class EngineCapabilities:
         multilingual: whether languages other than English and translation are possible.
         max_batch_size: how many jobs one call takes at most.
         max_window_s: the longest window in seconds.
+        ragged: whether windows of different length may share a batch.
     """
 
     name: str
@@ -28,6 +29,7 @@ class EngineCapabilities:
     multilingual: bool
     max_batch_size: int
     max_window_s: int = 30
+    ragged: bool = False
 
 
 @runtime_checkable

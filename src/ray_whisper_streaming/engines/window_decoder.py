@@ -159,9 +159,7 @@ class WindowDecoder(Generic[Encoded]):
             second = self._generate(again, beam_size, suppress_blank)
             for index, hypothesis in zip(odd, second, strict=True):
                 if not hypothesis.odd or hypothesis.ratio < found[index].ratio:
-                    found[index] = replace(
-                        hypothesis, language_probability=found[index].language_probability
-                    )
+                    found[index] = replace(hypothesis, language_probability=found[index].language_probability)
         return self._align(found)
 
     def _generate(

@@ -19,7 +19,6 @@ import numpy.typing as npt
 from ray_whisper_streaming.core.jobs import (
     SAMPLE_RATE,
     WINDOW_BUCKETS_S,
-    WINDOW_MARGIN_S,
     DecodeOptions,
     Failure,
     Job,
@@ -43,8 +42,12 @@ __all__ = ["LoadedModel", "WindowEngine"]
 
 MAX_SAMPLES = MAX_WINDOW_S * SAMPLE_RATE
 
+RAGGED_MARGIN_S = 1.0
+"""Silence kept behind the audio where each window may have its own length. (Measured with 1 and 2 s: 12.7 and 12.8 %
+word errors with tiny.en, 12.3 and 12.8 % with base.)"""
+
 RAGGED_FROM_S = 5.0
-"""The shortest window where each may have its own length."""
+"""The shortest window then."""
 
 _log = logging.getLogger(__name__)
 
@@ -102,6 +105,7 @@ class WindowEngine(ABC, Generic[Encoded]):
             multilingual=loaded.backend.multilingual,
             max_batch_size=loaded.max_batch_size,
             max_window_s=MAX_WINDOW_S,
+            ragged=loaded.backend.ragged,
         )
 
     def warm_up(self) -> None:
@@ -235,9 +239,9 @@ def _padded_frames(job: Job, *, ragged: bool) -> int:
     length, by the margin.
     """
     if ragged and job.options.window_s is None:
-        window_s = max(job.audio_s + WINDOW_MARGIN_S, RAGGED_FROM_S)
+        window_s = max(job.audio_s + RAGGED_MARGIN_S, RAGGED_FROM_S)
     else:
-        window_s = max(job.window_s, job.audio_s)
+        window_s = max(job.window_s, math.ceil(job.audio_s))
     return math.ceil(min(MAX_WINDOW_S, window_s) * FRAMES_PER_S / 2) * 2
 
 

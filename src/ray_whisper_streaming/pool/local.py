@@ -249,7 +249,7 @@ class LocalPool(PendingPool):
         with self._lock:
             if worker.state == "abandoned":
                 return
-            self._scheduler.limit_batch_size(capabilities.max_batch_size)
+            self._scheduler.fit_engines(capabilities.max_batch_size, ragged=capabilities.ragged)
             worker.state = "idle"
             self._loaded.notify_all()
 

@@ -222,7 +222,7 @@ class Dispatcher:
             return None
         seat.expires_at = None
         if isinstance(message, Ready):
-            self._scheduler.limit_batch_size(message.max_batch_size)
+            self._scheduler.fit_engines(message.max_batch_size, ragged=message.ragged)
             seat.ready, seat.error = True, None
             self._changed.set()
         else:

@@ -62,6 +62,7 @@ class Ready:
     """Worker to dispatcher: the engine is warm."""
 
     max_batch_size: int
+    ragged: bool
 
 
 @dataclass(frozen=True, slots=True)

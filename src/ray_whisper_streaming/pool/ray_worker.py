@@ -63,7 +63,7 @@ class Worker:
             engine = self._engine = self._engine or load_engine(self._engine_factory)
         except RayWhisperError as error:
             return error
-        message: Ready | Report = Ready(engine.capabilities.max_batch_size)
+        message: Ready | Report = Ready(engine.capabilities.max_batch_size, engine.capabilities.ragged)
         while True:
             try:
                 order: DecodeOrder | None = ray.get(

@@ -1,8 +1,8 @@
 """What the encoder remembers of streams, so that what it has heard is not encoded again with every pass.
 
 A live stream's window grows at its end: each pass brings the audio of the one before and a little more. Whisper's
-encoder lets every position see all others, so that, strictly, all of them change with each second that comes. In practice
-those far from the end hardly do: here a position is final once `SETTLED` more of audio followed it.
+encoder lets every position see all others, so that, strictly, all of them change with each second that comes. Those far
+from the end hardly do: here a position is final once `SETTLED` more of audio followed it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ __all__ = ["EncoderMemory", "Known"]
 Float16 = npt.NDArray[np.float16]
 
 SETTLED = 50
-"""Positions (a second) of audio behind those that are remembered: the encoder has heard what follows them. (Measured with
-tiny.en, passes 0.8 s apart, windows of 8 to 15 s, 8 streams of a minute: 13.1 % word errors when all is encoded anew, and
-12.7, 13.8, 14.8 % with a second, two and three. Eight streams of two minutes: 12.9 %, and 14.1, 13.2 % with a second and
-two. Larger differences come from where the windows happen to begin.)"""
+"""Positions (a second) of audio behind those that are remembered: the encoder has heard what follows them. (Measured
+with tiny.en, passes 0.8 s apart, windows of 8 to 15 s, 8 streams of a minute: 13.1 % word errors when all is encoded
+anew, and 12.7, 13.8, 14.8 % with a second, two and three. Of two minutes: 12.9 %, and 14.1, 13.2 % with a second and
+two. No trend, but noise of where the windows happen to begin.)"""
 
 MAX_BYTES = 256 * 2**20
 """Memory for all streams: a dozen of full windows with tiny.en. Beyond it, windows are encoded whole."""

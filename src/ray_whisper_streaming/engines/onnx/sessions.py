@@ -129,7 +129,9 @@ class Encoder:
     def _side_by_side(self, encoded: Sequence[dict[str, Any]]) -> CrossCache:
         """All windows in one batch, padded to the longest."""
         lengths = [window["key_0"].shape[-1] for window in encoded]
-        mask = np.where(np.arange(max(lengths)) < np.array(lengths)[:, None], np.float32(0), MASKED)
+        mask = np.zeros((len(encoded), 1, 1, max(lengths)), np.float32)
+        for row, length in enumerate(lengths):
+            mask[row, ..., length:] = MASKED
 
         def joined(name: str, axis: int) -> Float32:
             parts: list[Float32] = [window[name] for window in encoded]
@@ -137,14 +139,14 @@ class Encoder:
                 return parts[0]
             longest = max(parts, key=lambda part: part.shape[axis])
             together = np.zeros((len(parts), *longest.shape[1:]), np.float32)
-            for row, part in zip(together, parts, strict=True):
-                row[tuple(slice(length) for length in part.shape[1:])] = part[0]
+            for row, part in enumerate(parts):
+                together[(row, *map(slice, part.shape[1:]))] = part[0]
             return together
 
         return CrossCache(
             [joined(f"key_{layer}", -1) for layer in self._layers],
             [joined(f"value_{layer}", -2) for layer in self._layers],
-            mask[:, None, None],
+            mask,
         )
 
 
