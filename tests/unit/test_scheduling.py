@@ -54,6 +54,15 @@ def test_a_past_deadline_is_no_claim_against_earlier_arrivals():
     assert ids(scheduler.schedule(101.0, ["w"])) == [["first", "second"]]
 
 
+def test_a_job_that_stands_for_one_that_waited_keeps_its_place():
+    scheduler = scheduler_with(job("came after", deadline=5.0), now=4.0)
+    scheduler.add(job("fresh audio", deadline=1.0, keeps_place=True), 4.1)
+    scheduler.add(job("claims much", deadline=-1e9, keeps_place=True), 4.2)
+    scheduler.add(job("before all claims", deadline=-6.0, keeps_place=True), 4.0)
+    order = [ids(scheduler.schedule(5.0, ["w"])) for _ in range(2)]
+    assert order == [[["before all claims", "claims much", "fresh audio", "came after"]], []]
+
+
 def test_a_stream_of_finals_does_not_hold_up_a_partial_for_ever():
     scheduler = scheduler_with(job("partial", deadline=1e9), max_batch_size=1)
     overtakers = 0

@@ -56,6 +56,7 @@ class QueuedJob:
         batch_key: equal keys may share a batch.
         tenant: fairness is kept between tenants.
         deadline: second of the scheduler's clock by which the answer is wanted; 0 or past means at once.
+        keeps_place: whether a deadline that has passed counts as it is: the job stands for one that waited.
         final: the last job of an utterance.
         audio_s: seconds of audio; what the tenant is charged.
     """
@@ -65,6 +66,7 @@ class QueuedJob:
     batch_key: BatchKey
     tenant: str = ""
     deadline: float = 0.0
+    keeps_place: bool = False
     final: bool = False
     audio_s: float = 0.0
 
@@ -77,6 +79,7 @@ class QueuedJob:
             batch_key=job.batch_key,
             tenant=job.tenant,
             deadline=job.deadline,
+            keeps_place=job.keeps_place,
             final=job.final,
             audio_s=job.audio_s,
         )

@@ -93,6 +93,7 @@ class Job:
         prefix: text the answer must begin with (committed words inside the window), spoken in this audio.
         options: what must be equal inside a batch.
         deadline: monotonic second by which the answer is wanted; orders jobs, drops none.
+        keeps_place: it stands for a job that was withdrawn while it waited: its deadline may have passed.
         final: the last job of an utterance: goes first.
         tenant: fairness is kept between tenants.
     """
@@ -110,6 +111,7 @@ class Job:
     prefix: str = field(default="", repr=False)
     options: DecodeOptions = DecodeOptions()
     deadline: float = 0.0
+    keeps_place: bool = False
     final: bool = False
     tenant: str = ""
 

@@ -2,8 +2,8 @@
 
 The order of jobs rests on three rules:
 
-1. **Due time.** A job is due at its deadline, but no earlier than its arrival and no later than
-   `MAX_PATIENCE_S` after it. The last job of an utterance is due `FINAL_HEAD_START_S` earlier: it goes before
+1. **Due time.** A job is due at its deadline, but no earlier than its arrival (`MAX_PATIENCE_S` before it, if it
+   stands for one that was withdrawn while it waited) and no later than `MAX_PATIENCE_S` after it. The last job of an utterance is due `FINAL_HEAD_START_S` earlier: it goes before
    all others that came up to `FINAL_HEAD_START_S - MAX_PATIENCE_S` before it. The due time never changes, so
    every job's turn comes: nothing that arrives later by more than the sum of both can overtake it.
 2. **Fairness.** Each tenant's served seconds of audio are counted. Tenants within one `FAIRNESS_SLACK_S` of
@@ -152,7 +152,8 @@ class Scheduler:
                 current=len(self._waiting),
                 retry_after_s=self._retry_after_s(),
             )
-        due = min(max(job.deadline, now), now + MAX_PATIENCE_S)
+        earliest = now - MAX_PATIENCE_S if job.keeps_place else now
+        due = min(max(job.deadline, earliest), now + MAX_PATIENCE_S)
         if job.final:
             due -= FINAL_HEAD_START_S
         self._added += 1

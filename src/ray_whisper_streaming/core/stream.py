@@ -285,6 +285,7 @@ class Stream:
             prefix="" if self._free_pass else self._ledger.prefix,
             options=self.options.decode_options,
             deadline=self._place or (now if final else now + self.options.update_interval_s),
+            keeps_place=bool(self._place),
             final=final,
             tenant=self.options.tenant,
         )
