@@ -14,7 +14,7 @@ __all__ = ["AgreementPolicy", "CommitPolicy", "CutoffPolicy", "HybridPolicy", "m
 HALF_WORD_S = 0.3
 """A word that ends this near to the end of the audio may be half a word, even if two passes heard it."""
 
-PATIENCE_S = 2.0
+PATIENCE_S = 3.0
 """How much audio a word that only one pass heard must have seen pass by: audio behind it, plus what was new in that
 pass. So a quick succession of passes doesn't give a single odd one more chances to be believed. (Measured: at passes
 0.5 s apart, a cut-off of 0.8 s alone made 3 to 5 points more errors than at passes 1 s apart.)"""
