@@ -243,6 +243,7 @@ def test_ready_says_what_a_client_needs() -> None:
         "model": "m",
         "next_audio": 3,
         "streams": 2,
+        "closing": False,
         "resumed": True,
         "limits": {"message_bytes": 1, "idle": 2.0, "session": 3.0, "resume": 4.0},
     }

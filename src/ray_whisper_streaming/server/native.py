@@ -152,6 +152,7 @@ class Conversation:
             next_audio=self._machine.next_audio,
             streams=len(self.session.streams),
             resumed=resumed,
+            closing=self._machine.state == "closing",
             limits=native_messages.Limits(
                 message_bytes=config.max_message_bytes,
                 idle=config.idle_s,

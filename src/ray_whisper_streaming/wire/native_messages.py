@@ -183,6 +183,7 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     Attributes:
         next_audio: the sequence number that the server expects next.
         streams: one, or one per channel.
+        closing: the client's ``close`` was received, and so was all that it sent before.
     """
 
     session_id: str
@@ -191,6 +192,7 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     streams: int
     limits: Limits
     resumed: bool = False
+    closing: bool = False
     protocol: int = 1
 
 
