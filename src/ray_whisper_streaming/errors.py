@@ -14,6 +14,9 @@
     │   └── WorkerDied            the worker process went away
     ├── InvalidState              the caller's mistake: a call out of order
     │   └── StreamClosed          the stream or pool was closed before
+    ├── Unreachable               a server can't be reached, or not any more (also a ConnectionError)
+    ├── Refused                   a server says no; carries its code, and a retry hint where there is one
+    │   └── Unauthorized          because of the key, or for want of one
     └── PoolError                 the pool itself
         ├── StartupTimeout        workers were not ready in time (also a TimeoutError)
         └── NotReady              used before it was started
@@ -38,9 +41,12 @@ __all__ = [
     "PoolError",
     "ProtocolError",
     "RayWhisperError",
+    "Refused",
     "StartupTimeout",
     "StreamClosed",
     "TranscriptionError",
+    "Unauthorized",
+    "Unreachable",
     "WorkerDied",
 ]
 
@@ -144,6 +150,28 @@ class InvalidState(RayWhisperError):
 
 class StreamClosed(InvalidState):
     """The stream (or pool) was closed before this call."""
+
+
+class Unreachable(RayWhisperError, ConnectionError):
+    """A server can't be reached, or was lost for longer than allowed."""
+
+
+class Refused(RayWhisperError):
+    """A server says no: to its load, to a limit, or to what was asked for.
+
+    Attributes:
+        code: why, for programs: a code of the protocol's documentation.
+        retry_after_s: when to try again, in seconds; None where the server gives no hint.
+    """
+
+    def __init__(self, message: str, *, code: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.retry_after_s = retry_after_s
+
+
+class Unauthorized(Refused):
+    """The key is unknown, revoked or not meant for this; or there is none where one is wanted."""
 
 
 class PoolError(RayWhisperError):

@@ -14,9 +14,9 @@ SURFACE = set(
     """
 AsyncLiveStream AsyncPool AudioError Committed ConfigurationError EndpointingOptions EngineError EngineTimeout
 Event Final Flushed InvalidState JobFailed LanguageDetected LiveStream ModelNotFound NotReady Overloaded Partial
-Pool PoolError PoolStats ProtocolError RayWhisperError Recognizer Segment SpeechEnded SpeechStarted StartupTimeout
-StreamClosed StreamFailed StreamOptions TranscriptionError TrimmingOptions Word WorkerDied __version__
-make_recognizer
+Pool PoolError PoolStats ProtocolError RayWhisperError Recognizer Refused Segment SpeechEnded SpeechStarted
+StartupTimeout StreamClosed StreamFailed StreamOptions TranscriptionError TrimmingOptions Unauthorized Unreachable Word
+WorkerDied __version__ make_recognizer
 """.split()  # noqa: SIM905 - a list of forty strings is no easier to read
 )
 
@@ -39,7 +39,12 @@ def test_every_public_name_says_what_it_is() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["ray_whisper_streaming", "ray_whisper_streaming.core.stream", "ray_whisper_streaming.driver"],
+    [
+        "ray_whisper_streaming",
+        "ray_whisper_streaming.core.stream",
+        "ray_whisper_streaming.driver",
+        "ray_whisper_streaming.client",
+    ],
 )
 def test_importing_loads_no_runtime(module: str) -> None:
     # In a process of its own: here the other tests have loaded everything long since.

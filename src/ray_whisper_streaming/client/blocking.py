@@ -1,0 +1,211 @@
+"""Clients of a server, for programs without asyncio: the asynchronous ones on an event loop of their own.
+
+with Client("ws://127.0.0.1:8000") as client, client.stream(language="en") as stream:
+    for samples in microphone():
+        stream.push(samples)
+        for event in stream.waiting():
+            print(event)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Coroutine, Iterator
+from types import TracebackType
+from typing import Any, TypeVar
+
+import numpy.typing as npt
+
+from ray_whisper_streaming.client.client import AsyncClient
+from ray_whisper_streaming.client.events import ClientEvent
+from ray_whisper_streaming.client.files import AudioFile
+from ray_whisper_streaming.client.stream import AsyncRemoteStream
+from ray_whisper_streaming.errors import NotReady
+
+__all__ = ["Client", "RemoteStream"]
+
+T = TypeVar("T")
+
+
+class RemoteStream:
+    """`AsyncRemoteStream` for programs without asyncio. Made by `Client.stream`; usable from several threads."""
+
+    def __init__(self, client: Client, inner: AsyncRemoteStream) -> None:
+        self._client = client
+        self._inner = inner
+
+    @property
+    def session_id(self) -> str:
+        """See `AsyncRemoteStream.session_id`."""
+        return self._inner.session_id
+
+    @property
+    def sent_s(self) -> float:
+        """Seconds of audio pushed so far."""
+        return self._inner.sent_s
+
+    @property
+    def acknowledged_s(self) -> float:
+        """See `AsyncRemoteStream.acknowledged_s`."""
+        return self._inner.acknowledged_s
+
+    def start(self) -> None:
+        """See `AsyncRemoteStream.start`."""
+        self._client.run(self._inner.start())
+
+    def push(self, samples: npt.ArrayLike | bytes) -> None:
+        """See `AsyncRemoteStream.push`; blocks where that waits."""
+        self._client.run(self._inner.push(samples))
+
+    def flush(self, flush_id: str | None = None) -> str:
+        """See `AsyncRemoteStream.flush`."""
+        return self._client.run(self._inner.flush(flush_id))
+
+    def finish(self) -> None:
+        """See `AsyncRemoteStream.finish`."""
+        self._client.run(self._inner.finish())
+
+    def next_event(self, timeout_s: float | None = None) -> ClientEvent | None:
+        """The next event; None after the last one, or when none came within ``timeout_s`` seconds.
+
+        Raises:
+            Unreachable, Refused, ProtocolError: see `AsyncRemoteStream.next_event`.
+        """
+        return self._client.run(_next_event(self._inner, timeout_s))
+
+    def waiting(self) -> Iterator[ClientEvent]:
+        """The events that are there now, without waiting."""
+        while (event := self.next_event(0.0)) is not None:
+            yield event
+
+    def __iter__(self) -> Iterator[ClientEvent]:
+        """All events, until the last one; waits for each. Push from another thread, or `finish` before."""
+        while (event := self.next_event()) is not None:
+            yield event
+
+    def close(self) -> None:
+        """See `AsyncRemoteStream.aclose`."""
+        if self._client.running:
+            self._client.run(self._inner.aclose())
+
+    def __enter__(self) -> RemoteStream:
+        self.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class Client:
+    """`AsyncClient` for programs without asyncio; the same arguments. Use it as a context manager."""
+
+    def __init__(self, url: str, **settings: Any) -> None:
+        self._inner = AsyncClient(url, **settings)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether it was started and not closed."""
+        return self._loop is not None
+
+    def start(self) -> None:
+        """Start the thread that the connections live on. Safe to call twice."""
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(
+                target=_run_loop, args=(self._loop,), name="ray-whisper-client", daemon=True
+            )
+            self._thread.start()
+
+    def stream(self, **options: Any) -> RemoteStream:
+        """See `AsyncClient.stream`."""
+
+        async def make() -> AsyncRemoteStream:
+            return self._inner.stream(**options)
+
+        return RemoteStream(self, self.run(make()))
+
+    def transcribe(self, file: AudioFile, *, realtime: bool = False, **options: Any) -> Iterator[ClientEvent]:
+        """See `AsyncClient.transcribe`."""
+        return self._each(self._inner.transcribe(file, realtime=realtime, **options))
+
+    def follow(self, session_id: str) -> Iterator[ClientEvent]:
+        """See `AsyncClient.follow`."""
+        return self._each(self._inner.follow(session_id))
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine where the connections live, and wait for it.
+
+        Raises:
+            NotReady: the client was not started, or is closed.
+        """
+        loop = self._loop
+        if loop is None:
+            work.close()
+            raise NotReady("the client is not running: call start(), or use it as a context manager")
+        call = asyncio.run_coroutine_threadsafe(work, loop)
+        try:
+            return call.result()
+        except BaseException:
+            call.cancel()  # of the caller's Ctrl-C the other thread knows nothing
+            raise
+
+    def close(self) -> None:
+        """See `AsyncClient.aclose`."""
+        loop, thread = self._loop, self._thread
+        if loop is None or thread is None:
+            return
+        try:
+            self.run(self._inner.aclose())
+        finally:
+            self._loop = self._thread = None
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+
+    def _each(self, events: AsyncGenerator[ClientEvent]) -> Iterator[ClientEvent]:
+        async def following() -> ClientEvent | None:
+            return await anext(events, None)
+
+        try:
+            while (event := self.run(following())) is not None:
+                yield event
+        finally:
+            if self.running:
+                self.run(events.aclose())
+
+    def __enter__(self) -> Client:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+async def _next_event(stream: AsyncRemoteStream, timeout_s: float | None) -> ClientEvent | None:
+    # With a timeout of 0 `wait_for` would not even look.
+    event = stream.next_event_nowait()
+    if event is not None or (timeout_s == 0.0 and not stream.over):
+        return event
+    try:
+        return await asyncio.wait_for(stream.next_event(), timeout_s)
+    except asyncio.TimeoutError:
+        return None
+
+
+def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_forever()
+        # Other threads may still wait for calls; the streams are closed, so they end by themselves or are ended.
+        calls = asyncio.all_tasks(loop)
+        for call in calls:
+            call.cancel()
+        loop.run_until_complete(asyncio.gather(*calls, return_exceptions=True))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(loop.shutdown_default_executor())
+    finally:
+        loop.close()
