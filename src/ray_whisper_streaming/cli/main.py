@@ -28,7 +28,7 @@ from ray_whisper_streaming.cli import keys
 from ray_whisper_streaming.cli.settings import with_settings
 from ray_whisper_streaming.core.options import AUTO
 from ray_whisper_streaming.errors import ConfigurationError, ModelNotFound, RayWhisperError
-from ray_whisper_streaming.server.config import ServerConfig, to_toml
+from ray_whisper_streaming.server.config import ENVIRONMENT_PREFIX, ServerConfig, to_toml
 
 app = typer.Typer(
     name="ray-whisper",
@@ -73,6 +73,13 @@ class FormatChoice(Enum):
     vtt = "vtt"
 
 
+class LiveFormatChoice(Enum):
+    """What is written of a stream as it comes."""
+
+    text = "text"
+    jsonl = "jsonl"
+
+
 class TaskChoice(Enum):
     """What Whisper does."""
 
@@ -105,6 +112,15 @@ Workers = Annotated[
 ]
 Interval = Annotated[
     float, typer.Option("--update-interval", help="New audio between two passes of a stream, in seconds.")
+]
+Url = Annotated[str, typer.Option(help="Of the server.")]
+ApiKey = Annotated[
+    str | None,
+    typer.Option(
+        envvar=ENVIRONMENT_PREFIX + "API_KEY",
+        help="Key or client token, where the server asks for one.",
+        show_default=False,
+    ),
 ]
 Verbose = Annotated[
     int,
@@ -298,6 +314,100 @@ def transcribe(
             pool_options=_pool_options(model, backend, device, workers),
         )
     )
+
+
+@app.command()
+def listen(
+    source: Annotated[
+        str,
+        typer.Argument(help="Recording of any codec, - for raw 16-bit PCM from stdin, or microphone."),
+    ] = "microphone",
+    url: Url = "ws://127.0.0.1:8000",
+    api_key: ApiKey = None,
+    model: Annotated[
+        str | None, typer.Option(help="A model that the server knows; else its own.", show_default=False)
+    ] = None,
+    language: Language = "auto",
+    task: Annotated[TaskChoice, typer.Option(help="translate: into English.")] = TaskChoice.transcribe,
+    prompt: Annotated[
+        str, typer.Option(help="Text in the style wanted, with its names and spelling.", show_default=False)
+    ] = "",
+    hotwords: Annotated[str, typer.Option(help="Terms to favour.", show_default=False)] = "",
+    vad: Annotated[
+        bool, typer.Option(help="Listen for voice: silence is not decoded, utterances end by themselves.")
+    ] = True,
+    form: Annotated[
+        LiveFormatChoice,
+        typer.Option(
+            "--format",
+            "-f",
+            help="text: captions on a terminal, else a line per utterance; jsonl: an object per event.",
+        ),
+    ] = LiveFormatChoice.text,
+    rate: Annotated[int, typer.Option(help="Samples per second of stdin or the microphone.")] = 16_000,
+    channels: Annotated[int, typer.Option(help="Channels of stdin or the microphone; they are mixed.")] = 1,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="Microphone: name or number, as 'python -m sounddevice' lists them.", show_default=False
+        ),
+    ] = None,
+    reconnect_s: Annotated[
+        float, typer.Option("--reconnect-s", min=0.0, help="Bear a lost connection for so many seconds.")
+    ] = 60.0,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Live captions through a running server ('ray-whisper serve'), from a microphone, a recording or stdin.
+
+    Ctrl-C ends it with the last words. Exit codes: 0 done (of a microphone also by Ctrl-C); 1 the server or the
+    source could not be had or was lost; 2 wrong usage; 130 ended by Ctrl-C.
+    """
+    from ray_whisper_streaming.cli import listen as program
+    from ray_whisper_streaming.client import AsyncClient
+
+    _configure_logging(verbose, quiet)
+    if source == program.STDIN and sys.stdin.isatty():
+        _say("stdin is a terminal; pipe raw audio into it, for example from arecord or ffmpeg")
+        raise typer.Exit(USAGE_ERROR)
+    options = {
+        "model": model,
+        "language": language,
+        "task": task.value,
+        "prompt": prompt,
+        "hotwords": hotwords,
+        "voice_activity": vad,
+        "sample_rate": rate,
+        "channels": channels,
+    }
+
+    async def work() -> int:
+        async with AsyncClient(url, api_key=api_key, reconnect_s=reconnect_s) as client:
+            return await program.run(
+                source, client=client, options=options, form=form.value, device=device, quiet=quiet
+            )
+
+    _run(work())
+
+
+@app.command()
+def top(
+    url: Url = "http://127.0.0.1:8000",
+    api_key: ApiKey = None,
+    interval_s: Annotated[
+        float, typer.Option("--interval-s", min=0.1, max=60.0, help="Seconds between two looks.")
+    ] = 2.0,
+    once: Annotated[
+        bool, typer.Option("--once", help="Print one table, of one interval, and exit; for scripts.")
+    ] = False,
+) -> None:
+    """How a running server is doing, from its /metrics: sessions, jobs, waits, lag, refusals and errors.
+
+    Exit codes: 0 done; 1 the server could not be reached, or wants a key; 2 wrong usage; 130 ended by Ctrl-C.
+    """
+    from ray_whisper_streaming.cli import top as program
+
+    _run(program.run(url, api_key=api_key, interval_s=interval_s, once=once))
 
 
 @app.command()

@@ -12,7 +12,7 @@ from rich.text import Text
 from ray_whisper_streaming import PoolStats
 from ray_whisper_streaming.cli.captions import Caption, Figures
 
-__all__ = ["CaptionScreen", "figures_table", "plain_line"]
+__all__ = ["CaptionScreen", "caption_text", "figures_table", "plain_line"]
 
 LINES = 2
 """Lines of a caption, where there is room: as on television."""
@@ -68,7 +68,7 @@ class CaptionScreen:
             first = self._first.get(number, 0)
             committed = caption.committed[first:].lstrip()
             first = len(caption.committed) - len(committed)
-            text = Text.assemble((committed, "bold"), " ", (caption.partial, "dim italic"))
+            text = caption_text(committed, caption.partial)
             shown = list(text.wrap(console, width))
             for line in shown[:-height]:
                 # Only lines of committed text are gone for good: a partial may get shorter again.
@@ -77,6 +77,11 @@ class CaptionScreen:
                     self._first[number] = first
             shown = shown[-height:]
         return Text("\n").join([*shown, *[Text()] * (height - len(shown))])
+
+
+def caption_text(committed: str, partial: str) -> Text:
+    """Committed text bold, what may still change dim behind it."""
+    return Text.assemble((committed, "bold"), " ", (partial, "dim italic"))
 
 
 def plain_line(caption: Caption, text: str, now: float) -> str:

@@ -13,7 +13,7 @@ from ray_whisper_streaming.errors import AudioError, ConfigurationError
 
 __all__ = ["INSTALL_HINT", "Microphone", "microphone"]
 
-INSTALL_HINT = "pip install 'ray-whisper-streaming[microphone]'; on Linux PortAudio too (libportaudio2)"
+INSTALL_HINT = "pip install 'ray-whisper-streaming[microphone]'; on Linux also PortAudio (libportaudio2)"
 
 PACKET_S = 0.1
 MAX_WAITING_S = 30.0
@@ -138,5 +138,5 @@ def _sounddevice() -> Any:
         return importlib.import_module("sounddevice")
     except (ImportError, OSError) as error:  # OSError: PortAudio itself is missing
         raise ConfigurationError(
-            "microphone", "wanted", f"used with the extra 'microphone' installed ({error}): {INSTALL_HINT}"
+            "sounddevice", str(error), f"installed, to use the microphone: {INSTALL_HINT}"
         ) from error

@@ -1,0 +1,175 @@
+"""Events of a live stream, written as they come: on a terminal, as lines of text, or as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import msgspec
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.text import Text
+
+from ray_whisper_streaming import Committed, Final, Partial, Word
+from ray_whisper_streaming.cli.screen import caption_text
+from ray_whisper_streaming.client import ClientEvent, Ending, LanguageDetected, Reconnected, Slowed
+
+__all__ = ["JsonEvents", "Output", "TerminalCaptions", "TextLines", "notice"]
+
+REFRESHES_PER_S = 8
+MAX_LINES = 6
+"""Lines of the utterance that is spoken: a longer one shows its end."""
+
+
+class Output(Protocol):
+    """Writes events; a context manager."""
+
+    def __enter__(self) -> Output: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    def write(self, event: ClientEvent) -> None:
+        """Write what there is to write of an event."""
+        ...
+
+
+class TextLines:
+    """Committed words as they come, a line per utterance."""
+
+    def __init__(self) -> None:
+        self._in_line = False
+
+    def __enter__(self) -> TextLines:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._end_line()
+
+    def write(self, event: ClientEvent) -> None:
+        """See `Output.write`."""
+        if isinstance(event, Committed):
+            # The space before a line's first word would be the line's.
+            text = "".join(word.text for word in event.words)
+            print(text if self._in_line else text.lstrip(), end="", flush=True)
+            self._in_line = True
+        elif isinstance(event, Final):
+            self._end_line()
+
+    def _end_line(self) -> None:
+        if self._in_line:
+            print(flush=True)
+            self._in_line = False
+
+
+class JsonEvents:
+    """An object per event, with ``type`` and times in seconds."""
+
+    def __enter__(self) -> JsonEvents:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+    def write(self, event: ClientEvent) -> None:
+        """See `Output.write`."""
+        if (fields := _fields(event)) is not None:
+            print(msgspec.json.encode(fields).decode(), flush=True)
+
+
+class TerminalCaptions:
+    """Utterances above, and below them the one that is spoken: solid what is committed, dim what may change."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._committed = ""
+        self._partial = ""
+        self._live = Live(self, console=console, refresh_per_second=REFRESHES_PER_S, transient=True)
+
+    def __enter__(self) -> TerminalCaptions:
+        self._live.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._live.stop()
+        self._finish_utterance(self._committed)
+
+    def write(self, event: ClientEvent) -> None:
+        """See `Output.write`."""
+        if isinstance(event, Committed):
+            self._committed += "".join(word.text for word in event.words)
+            self._partial = ""
+        elif isinstance(event, Partial):
+            self._partial = event.text
+        elif isinstance(event, Final):
+            self._finish_utterance(event.text)
+
+    def _finish_utterance(self, text: str) -> None:
+        if text.strip():
+            self._console.print(caption_text(text.strip(), ""))
+        self._committed = self._partial = ""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        text = caption_text(self._committed.lstrip(), self._partial)
+        yield Text("\n").join(list(text.wrap(console, options.max_width))[-MAX_LINES:])
+
+
+def notice(event: ClientEvent) -> str | None:
+    """What somebody who looks at the text should know besides; None: nothing."""
+    match event:
+        case Reconnected(resumed=True):
+            return f"connection lost for {event.after_s:.1f} s, and back; nothing is missing"
+        case Reconnected():
+            return (
+                f"connection lost for {event.after_s:.1f} s; a new session goes on from {event.from_s:.1f} s"
+            )
+        case Slowed(reason="recovered"):
+            return "the server has caught up"
+        case Slowed():
+            return f"the server is {event.lag_s:.1f} s behind ({event.reason})"
+        case Ending():
+            return f"the server ends the session: {event.message}"
+        case _:
+            return None
+
+
+def _fields(event: ClientEvent) -> dict[str, Any] | None:
+    match event:
+        case Partial():
+            return {"type": "partial", "text": event.text, "words": _words(event.words)}
+        case Committed():
+            return {
+                "type": "committed",
+                "text": event.text,
+                "first_index": event.first_index,
+                "words": _words(event.words),
+            }
+        case Final():
+            return {
+                "type": "final",
+                "utterance": event.utterance,
+                "text": event.text,
+                "start": _rounded(event.start_s),
+                "end": _rounded(event.end_s),
+                "end_of_stream": event.end_of_stream,
+            }
+        case LanguageDetected():
+            return {"type": "language", "language": event.language, "probability": event.probability}
+        case _:
+            told = notice(event)
+            return None if told is None else {"type": "notice", "message": told}
+
+
+def _words(words: Sequence[Word]) -> list[dict[str, Any]]:
+    return [
+        {
+            "word": word.text.strip(),
+            "start": _rounded(word.start_s),
+            "end": _rounded(word.end_s),
+            "probability": round(word.probability, 3),
+        }
+        for word in words
+    ]
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)

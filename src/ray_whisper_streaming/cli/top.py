@@ -1,0 +1,206 @@
+"""``ray-whisper top``: how a server is doing, from its metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import urllib.error
+import urllib.request
+from urllib.parse import urlsplit
+
+from rich import box
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from ray_whisper_streaming.cli.server_metrics import Reading, Span, percentile_s
+from ray_whisper_streaming.errors import ConfigurationError, RayWhisperError, Unauthorized, Unreachable
+
+__all__ = ["fetch", "run", "view"]
+
+TIMEOUT_S = 10.0
+MAX_BYTES = 4 << 20
+UNAUTHORIZED_STATUS = (401, 403)
+MAX_WORKERS = 16
+"""Workers that get a line of their own; the rest are added up."""
+
+console = Console(highlight=False)
+
+
+async def run(url: str, *, api_key: str | None, interval_s: float, once: bool) -> int:
+    """Show it until Ctrl-C, or once; return the exit code.
+
+    Raises:
+        Unreachable, Unauthorized, ProtocolError: there are no metrics to be had at first. Later on it is shown, and
+            tried again.
+    """
+    url = metrics_url(url)
+    before = await asyncio.to_thread(fetch, url, api_key)
+    await asyncio.sleep(interval_s)
+    now = await asyncio.to_thread(fetch, url, api_key)
+    if once:
+        console.print(view(url, Span(before, now)))
+        return 0
+    with Live(
+        view(url, Span(before, now)), console=console, auto_refresh=False, screen=console.is_terminal
+    ) as live:
+        while True:
+            await asyncio.sleep(interval_s)
+            try:
+                before, now = now, await asyncio.to_thread(fetch, url, api_key)
+            except RayWhisperError as error:
+                live.update(Group(view(url, Span(before, now)), Text(str(error), style="red")), refresh=True)
+            else:
+                live.update(view(url, Span(before, now)), refresh=True)
+
+
+def metrics_url(url: str) -> str:
+    """Where a server shows its metrics. Raises `ConfigurationError`."""
+    parts = urlsplit(url)
+    scheme = {"http": "http", "https": "https", "ws": "http", "wss": "https"}.get(parts.scheme)
+    if scheme is None or not parts.netloc:
+        raise ConfigurationError("url", url, "an address such as http://127.0.0.1:8000")
+    path = parts.path.rstrip("/")
+    return f"{scheme}://{parts.netloc}{path if path.endswith('/metrics') else path + '/metrics'}"
+
+
+def fetch(url: str, api_key: str | None) -> Reading:
+    """Read a server's metrics now.
+
+    Raises:
+        Unreachable: nobody answers.
+        Unauthorized: whoever answers asks for a key, or for another one.
+        ProtocolError: what answers is no server of ours.
+    """
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    # The environment's proxies are for the world outside.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S) as answer:
+            text = answer.read(MAX_BYTES).decode(errors="replace")
+    except urllib.error.HTTPError as error:
+        with error:
+            if error.code in UNAUTHORIZED_STATUS:
+                wanted = "takes another key than this one" if api_key else "wants a key: --api-key"
+                raise Unauthorized(f"{url} {wanted}", code="unauthorized") from None
+            raise Unreachable(f"{url} answers with HTTP status {error.code}") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise Unreachable(f"{url} can't be reached: {reason}") from None
+    return Reading.parse(text, time.monotonic())
+
+
+def view(url: str, span: Span) -> Group:
+    """The figures as tables."""
+    now = span.last
+    state = "[red]going down[/]" if now.value("draining") else "serving"
+    title = Text.from_markup(f"[bold]{url.removesuffix('/metrics')}[/]  {state}")
+    return Group(title, _server_table(span), _workers_table(span), *_trouble_tables(span))
+
+
+def _server_table(span: Span) -> Table:
+    now = span.last
+    latency = span.buckets("commit_latency_seconds")
+    protocols = ", ".join(f"{count:.0f} {name}" for name, count in now.by_label("sessions").items())
+    table = Table.grid(padding=(0, 3))
+    for _ in range(2):
+        table.add_column(style="dim")
+        table.add_column(justify="right")
+    rows = [
+        ("sessions", f"{now.value('sessions'):.0f}", "workers ready", f"{now.value('pool_workers'):.0f}"),
+        ("streams", f"{now.value('streams'):.0f}", "jobs/s", _number(span.rate("pool_jobs_done_total"), 1)),
+        (
+            "words/s",
+            _number(span.rate("words_committed_total"), 1),
+            "jobs waiting, running",
+            f"{now.value('pool_jobs_waiting'):.0f}, {now.value('pool_jobs_running'):.0f}",
+        ),
+        (
+            "commit latency p50",
+            _seconds(percentile_s(latency, 50)),
+            "jobs per batch",
+            _number(span.ratio("pool_jobs_batched_total", "pool_batches_total"), 1),
+        ),
+        (
+            "commit latency p95",
+            _seconds(percentile_s(latency, 95)),
+            "queue wait",
+            _seconds(span.ratio("pool_queue_wait_seconds_total", "pool_jobs_batched_total")),
+        ),
+        (
+            "lag (one in ten exceeds)",
+            _seconds(now.value("lag_seconds")),
+            "inference per batch",
+            _seconds(span.ratio("pool_inference_seconds_total", "pool_batches_total")),
+        ),
+        (
+            "sessions opened",
+            f"{now.value('sessions_opened_total'):.0f}",
+            "real-time factor",
+            _number(span.ratio("pool_inference_seconds_total", "pool_audio_decoded_seconds_total"), 3),
+        ),
+        ("by protocol", protocols or "-", "", ""),
+    ]
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _workers_table(span: Span) -> Table:
+    table = _table("worker", "jobs", "jobs/s")
+    done, rates = (
+        span.last.by_label("worker_jobs_done_total"),
+        span.rates_by_label("worker_jobs_done_total"),
+    )
+    for worker in list(done)[:MAX_WORKERS]:
+        table.add_row(worker, f"{done[worker]:.0f}", _number(rates[worker], 1))
+    rest = list(done)[MAX_WORKERS:]
+    if rest:
+        jobs, rate = sum(done[each] for each in rest), sum(rates[each] for each in rest)
+        table.add_row(f"{len(rest)} more", f"{jobs:.0f}", _number(rate, 1))
+    if not done:
+        table.add_row("none has done a job yet", "", "")
+    return table
+
+
+def _trouble_tables(span: Span) -> list[Table]:
+    """Refusals, errors, endings: what there were, in all and lately."""
+    shown: list[Table] = []
+    kinds = (
+        ("refused", "refusals_total"),
+        ("error", "errors_total"),
+        ("session ended", "sessions_ended_total"),
+    )
+    for heading, counter in kinds:
+        counts, rates = span.last.by_label(counter), span.rates_by_label(counter)
+        if counts:
+            table = _table(heading, "in all", "per s")
+            for label, count in counts.items():
+                table.add_row(label, f"{count:.0f}", _number(rates[label], 1))
+            shown.append(table)
+    retried, failed = span.last.value("pool_jobs_retried_total"), span.last.value("pool_jobs_failed_total")
+    if retried or failed:
+        table = _table("jobs", "in all", "per s")
+        table.add_row("failed", f"{failed:.0f}", _number(span.rate("pool_jobs_failed_total"), 1))
+        table.add_row("run again", f"{retried:.0f}", _number(span.rate("pool_jobs_retried_total"), 1))
+        shown.append(table)
+    return shown
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(headings[0], min_width=24)
+    for heading in headings[1:]:
+        table.add_column(heading, justify="right", min_width=8)
+    return table
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _seconds(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.1f} s"
