@@ -134,7 +134,7 @@ def test_top_says_that_a_key_is_wanted() -> None:
         def do_GET(self) -> None:
             self.send_error(401)
 
-        def log_message(self, format: str, *args: object) -> None:
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name it has
             pass
 
     with HTTPServer(("127.0.0.1", 0), Guarded) as guarded:
