@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from tests.helpers.lossy_proxy import lossy
 from tests.helpers.serving import PCM, PLAIN, WORLD, Served, eventually, served
 from tests.helpers.spoken_numbers import NumberEngine, speak
 from tests.support.world import World
+from websockets.asyncio.server import ServerConnection, serve
 
 import ray_whisper_streaming
 from ray_whisper_streaming import (
@@ -277,6 +279,44 @@ async def drain_until(stream: AsyncRemoteStream, kind: type) -> list[ClientEvent
         assert event is not None
         events.append(event)
     return events
+
+
+async def test_a_server_that_loses_every_session_is_given_up() -> None:
+    opened = 0
+
+    async def lose(socket: ServerConnection) -> None:
+        nonlocal opened
+        if '"resume"' in str(await socket.recv()):
+            refusal = {"type": "error", "code": "not_found", "message": "gone", "fatal": True}
+            await socket.send(json.dumps(refusal))
+            return
+        opened += 1
+        limits = {"message_bytes": 1 << 20, "idle": 60, "session": 60, "resume": 0}
+        ready = {"type": "ready", "session_id": "s", "model": "m", "next_audio": 0, "streams": 1}
+        await socket.send(json.dumps({**ready, "limits": limits}))
+        await socket.send('{"type":"partial","n":0,"text":"and then"}')
+        socket.transport.abort()
+
+    async with serve(lose, "127.0.0.1", 0) as server:
+        (listening,) = server.sockets
+        client = AsyncClient(f"ws://127.0.0.1:{listening.getsockname()[1]}")
+        async with client, client.stream(**PLAIN) as stream:
+            await stream.push(PCM)
+            with pytest.raises(Unreachable, match="one after another"):
+                await hear_all(stream)
+    assert opened < 10
+
+
+async def test_a_silent_program_does_not_count_as_idle() -> None:
+    async with (
+        served(idle_s=1.0) as server,
+        AsyncClient(server.ws) as client,
+        client.stream(**PLAIN) as stream,
+    ):
+        session = server.gateway.sessions[stream.session_id]
+        for _ in range(4):
+            heard_at = session.heard_at
+            await eventually(lambda before=heard_at: session.heard_at > before)
 
 
 async def forget(server: Served) -> None:

@@ -200,12 +200,16 @@ def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
     try:
         loop.run_forever()
-        # Other threads may still wait for calls; the streams are closed, so they end by themselves or are ended.
-        calls = asyncio.all_tasks(loop)
-        for call in calls:
-            call.cancel()
-        loop.run_until_complete(asyncio.gather(*calls, return_exceptions=True))
+        loop.run_until_complete(_end_calls())
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.run_until_complete(loop.shutdown_default_executor())
     finally:
         loop.close()
+
+
+async def _end_calls() -> None:
+    """Other threads may still wait for calls. The streams are closed, so most have ended by themselves."""
+    calls = asyncio.all_tasks() - {asyncio.current_task()}
+    for call in calls:
+        call.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)

@@ -23,7 +23,8 @@ from ray_whisper_streaming.client.events import ClientEvent, Closed, StreamFaile
 from ray_whisper_streaming.client.files import AudioFile, pieces_of
 from ray_whisper_streaming.client.inbox import Inbox
 from ray_whisper_streaming.client.options import make_options
-from ray_whisper_streaming.client.stream import AsyncRemoteStream, Patience
+from ray_whisper_streaming.client.patience import Patience
+from ray_whisper_streaming.client.stream import AsyncRemoteStream
 from ray_whisper_streaming.core.jobs import SAMPLE_RATE
 from ray_whisper_streaming.core.options import check_range
 from ray_whisper_streaming.errors import ProtocolError, Refused, StreamClosed, Unauthorized, Unreachable
