@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import wave
 from pathlib import Path
 
 import pytest
-from tests.helpers.browser import Page, browser
+from tests.helpers.browser import GRANTED, Page, browser
 from tests.helpers.serve_command import serving, speech, word_errors
+from tests.helpers.serving import fetch
 
 SAMPLE = "city_tour.flac"
 
@@ -30,20 +32,73 @@ async def heard(page: Page) -> str:
     return " ".join(words)
 
 
+async def start_sample(page: Page, url: str) -> None:
+    """Begin to stream the packaged recording from the page, at its pace."""
+    await page.open(url + "/")
+    await page.until(f"document.querySelector('[name=sample] [value=\"{SAMPLE}\"]')")
+    await page.click("[value=sample]")
+    await page.run(f"document.querySelector('[name=sample]').value = '{SAMPLE}'")
+    await page.click("#start")
+    await page.until("document.body.dataset.phase === 'running'")
+
+
+def words_shown(count: int) -> str:
+    return f"document.querySelectorAll('.word').length >= {count}"
+
+
+IDLE = "document.body.dataset.phase === 'idle'"
+
+
+async def sessions_opened(url: str) -> int:
+    answer = await fetch(url + "/metrics")
+    found = re.search(rb'sessions_opened_total{protocol="native"} (\d+)', answer.body)
+    return int(found[1]) if found else 0
+
+
 async def test_the_microphone_is_captioned(tmp_path: Path) -> None:
     with serving() as server:
-        async with browser(
-            tmp_path / "profile", "--use-fake-ui-for-media-stream", microphone=wav_file(tmp_path)
-        ) as page:
+        async with browser(tmp_path / "profile", GRANTED, microphone=wav_file(tmp_path)) as page:
             await page.open(server.url + "/")
             await page.until("document.querySelector('[name=language]').value")
             await page.click("#start")
-            await page.until("document.body.dataset.phase === 'running'")
-            await page.until("document.querySelector('.partial')?.textContent")
-            await page.until("document.querySelectorAll('.word').length > 35", within_s=60)
-            await asyncio.sleep(3)
+            await page.until("document.querySelector('.partial')?.textContent", within_s=60)
+            await page.until("document.querySelector('#level').ariaValueNow > 0")
+            await page.until(words_shown(40), within_s=60)
+            await asyncio.sleep(3)  # the last words are said
             await page.click("#start")
-            await page.until("document.body.dataset.phase === 'idle'")
+            await page.until(IDLE)
             text = await heard(page)
             assert word_errors(text, SAMPLE) <= 0.25, text
+            assert await page.text(".partial") == ""
             assert page.complaints == []
+
+
+async def test_a_broken_connection_is_resumed_without_losing_or_doubling_a_word(tmp_path: Path) -> None:
+    with serving() as server:
+        async with browser(tmp_path / "profile") as page:
+            await start_sample(page, server.url)
+            await page.until(words_shown(8), within_s=60)
+            assert await page.close_sockets() == 1
+            await page.until("document.querySelector('#notice').textContent.includes('lost')")
+            await page.until(words_shown(20))
+            nothing = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+            await page.call("Network.emulateNetworkConditions", offline=True, **nothing)
+            await page.until("document.querySelector('#notice').textContent.includes('lost')")
+            await asyncio.sleep(2)
+            await page.call("Network.emulateNetworkConditions", offline=False, **nothing)
+            await page.until(IDLE, within_s=60)
+            text = await heard(page)
+            assert word_errors(text, SAMPLE) <= 0.1, text
+            assert await sessions_opened(server.url) == 1
+
+
+async def test_where_the_session_is_gone_another_one_goes_on_with_the_audio(tmp_path: Path) -> None:
+    with serving("--resume-s", "0") as server:
+        async with browser(tmp_path / "profile") as page:
+            await start_sample(page, server.url)
+            await page.until(words_shown(15), within_s=60)
+            assert await page.close_sockets() == 1
+            await page.until(IDLE, within_s=60)
+            text = await heard(page)
+            assert word_errors(text, SAMPLE) <= 0.1, text
+            assert await sessions_opened(server.url) == 2

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import json
 import shutil
-import signal
 import subprocess
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -33,9 +32,9 @@ FLAGS = (
 )
 
 GRANTED = "--use-fake-ui-for-media-stream"
-"""Whoever asks for the microphone gets it."""
+"""Whoever asks for the microphone gets it; without this nobody does, as there is nobody to ask."""
 
-START_S, ANSWER_S = 60.0, 30.0
+START_S, ANSWER_S, STOP_S = 60.0, 30.0, 20.0
 
 
 def find_chromium() -> str:
@@ -53,6 +52,7 @@ class Page:
         self._socket = socket
         self._numbers = count(1)
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._loaded = asyncio.Event()
         self._listening = asyncio.create_task(self._listen())
         self.complaints: list[str] = []
 
@@ -68,8 +68,9 @@ class Page:
         """Go to an address; returns once its scripts have run."""
         for domain in ("Page", "Runtime", "Log", "Network"):
             await self.call(f"{domain}.enable")
+        self._loaded.clear()
         await self.call("Page.navigate", url=url)
-        await self.until(f"location.href.startsWith({json.dumps(url)}) && document.readyState === 'complete'")
+        await asyncio.wait_for(self._loaded.wait(), ANSWER_S)
 
     async def run(self, expression: str) -> Any:
         """The value of a JavaScript expression; promises are waited for."""
@@ -99,6 +100,14 @@ class Page:
     async def click(self, selector: str) -> None:
         await self.run(f"document.querySelector({json.dumps(selector)}).click()")
 
+    async def press(self, key: str) -> None:
+        """A key of the keyboard, by its name in DOM events."""
+        codes = {"Tab": 9, "End": 35, "Home": 36, "ArrowLeft": 37, "ArrowRight": 39}
+        for kind in ("keyDown", "keyUp"):
+            await self.call(
+                "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=codes[key]
+            )
+
     async def close_sockets(self) -> int:
         """Cut the page's WebSockets, as a network that fails does; how many there were."""
         prototype = await self.call("Runtime.evaluate", expression="WebSocket.prototype")
@@ -127,7 +136,7 @@ class Page:
         await self.call("Emulation.setEmulatedMedia", features=[scheme])
         await asyncio.sleep(0.3)
         shot = await self.call("Page.captureScreenshot", format="png")
-        file.write_bytes(base64.b64decode(shot["data"]))
+        await asyncio.to_thread(file.write_bytes, base64.b64decode(shot["data"]))
 
     async def aclose(self) -> None:
         self._listening.cancel()
@@ -140,6 +149,8 @@ class Page:
                 answer = self._answers.pop(message["id"])
                 if not answer.done():
                     answer.set_result(message.get("result") or {"error": message.get("error")})
+            elif message["method"] == "Page.loadEventFired":
+                self._loaded.set()
             elif message["method"] == "Runtime.exceptionThrown":
                 self.complaints.append(json.dumps(message["params"]["exceptionDetails"]))
             elif message["method"] == "Log.entryAdded" and message["params"]["entry"]["level"] == "error":
@@ -157,8 +168,8 @@ async def browser(folder: Path, *flags: str, microphone: Path | None = None) -> 
     """
     heard = [f"--use-file-for-fake-audio-capture={microphone}%noloop"] if microphone else []
     command = [find_chromium(), *FLAGS, *flags, *heard, f"--user-data-dir={folder}", "about:blank"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
         port = await asyncio.wait_for(_port(process, folder / "DevToolsActivePort"), START_S)
@@ -170,20 +181,24 @@ async def browser(folder: Path, *flags: str, microphone: Path | None = None) -> 
             finally:
                 await page.aclose()
     finally:
-        process.send_signal(signal.SIGTERM)
+        process.terminate()
         try:
-            await asyncio.to_thread(process.wait, 20)
-        except subprocess.TimeoutExpired:
+            await asyncio.wait_for(process.wait(), STOP_S)
+        except asyncio.TimeoutError:
             process.kill()
-            process.wait()
+            await process.wait()
 
 
-async def _port(process: subprocess.Popen[bytes], file: Path) -> int:
-    while True:
-        assert process.poll() is None, "the browser ended before it began"
-        if file.is_file() and (lines := file.read_text().splitlines()):
-            return int(lines[0])
+async def _port(process: asyncio.subprocess.Process, file: Path) -> int:
+    """The port that it chose, and wrote into its profile."""
+
+    def first_line() -> str:
+        return file.read_text().partition("\n")[0] if file.is_file() else ""
+
+    while not (line := await asyncio.to_thread(first_line)):
+        assert process.returncode is None, "the browser ended before it began"
         await asyncio.sleep(0.1)
+    return int(line)
 
 
 async def _tab(port: int) -> str:

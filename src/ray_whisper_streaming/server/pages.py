@@ -74,7 +74,7 @@ PROTECTION = {
 }
 
 ASK_AGAIN = "no-cache"
-"""Browsers may keep a copy, and ask each time whether it is still right: a page and its scripts must be of one version."""
+"""Browsers may keep a copy, and ask each time whether it still holds: a page and its scripts must be of one version."""
 
 KEEP_A_DAY = "public, max-age=86400"
 """Recordings don't change between releases, and are large."""

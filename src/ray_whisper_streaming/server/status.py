@@ -1,4 +1,4 @@
-"""How the pool has been doing over the last minutes, for the page ``/status``: one point each time the gateway looks."""
+"""How the pool did over the last minutes, for the page ``/status``: one point each time the gateway looks."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Point:
     lag_p99_s: float | None
 
     def told(self, now: float) -> dict[str, float | int | None]:
-        """The point for JSON. Whoever reads it has another clock, so it tells its age (``age_s``) instead of its time."""
+        """The point for JSON. Whoever reads it has another clock, so it tells its age (``age_s``), not its time."""
         facts: dict[str, float | int | None] = asdict(self)
         del facts["at_s"]
         facts["age_s"] = now - self.at_s

@@ -1,7 +1,7 @@
 /** The page of live captions: a source of audio, a connection, and the text that comes of them. */
 
 import { Connection } from "./connection.js";
-import { Controls } from "./controls.js";
+import { AUTO, Controls } from "./controls.js";
 import * as messages from "./messages.js";
 import { Microphone, MicrophoneError } from "./microphone.js";
 import { Recording } from "./recording.js";
@@ -62,6 +62,7 @@ async function start() {
   lastSource = controls.source;
   baseS = untilS;
   mutedS = 0;
+  if (controls.options.language !== AUTO) showLanguage(controls.options.language);
   source = opened;
   tell(messages.CONNECTING);
   connection = new Connection({ ...controls.options, sample_rate: source.rate }, controls.credential, listener);
@@ -160,10 +161,7 @@ const listener = {
     transcript.setTail(text);
     showActions();
   },
-  language(code) {
-    find("language-heard").textContent = languageNames.of(code) ?? code;
-    find("transcript").lang = code;
-  },
+  language: showLanguage,
   lost(seconds) {
     tell(messages.lostMessage(seconds, phase !== "finishing"), "wait");
   },
@@ -193,6 +191,11 @@ function look() {
   find("lag").textContent = `${connection.lagS.toFixed(1)} s`;
 }
 
+function showLanguage(code) {
+  find("language-heard").textContent = languageNames.of(code) ?? code;
+  find("transcript").lang = code;
+}
+
 function showLevel(decibels) {
   const share = Math.max(0, Math.min(1, 1 - decibels / QUIETEST_DB));
   const meter = find("level");
@@ -202,7 +205,7 @@ function showLevel(decibels) {
 
 function showActions() {
   find("hint").hidden = !transcript.isEmpty;
-  for (const action of document.querySelectorAll("#actions button")) action.disabled = !transcript.words.length;
+  find("actions").hidden = !transcript.words.length;
 }
 
 function clear() {
@@ -245,7 +248,9 @@ const ACTIONS = {
 find("actions").addEventListener("click", ({ target }) => ACTIONS[target.dataset.action]?.());
 find("settings").addEventListener("submit", (event) => {
   event.preventDefault();
-  if (phase === "idle") start();
+  if (phase !== "idle") return;
+  button.focus();
+  start();
 });
 button.addEventListener("click", () => {
   if (phase === "idle") start();

@@ -3,7 +3,9 @@
 const MODELS = "/v1/models";
 const CHOICES = "/page/choices.json";
 const ENGLISH_ONLY = ".en";
-const AUTO = "auto";
+
+/** The language of those who want it found out. */
+export const AUTO = "auto";
 
 export class Controls {
   #form;

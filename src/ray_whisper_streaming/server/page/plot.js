@@ -47,10 +47,10 @@ export class Plot {
       return [label, value === null ? "–" : show(value)];
     });
     this.#value.replaceChildren(...current.flatMap(([label, text], index) => labelled(label, text, index)));
-    this.#top.textContent = `5 minutes, 0 to ${show(top)}`;
+    this.#top.textContent = `Last ${Math.round(this.#span / 60)} minutes · 0 to ${show(top)}`;
     const spoken = current.map(([label, text]) => `${label} ${text}`.trim()).join(", ");
-    const most = values.length ? `; at most ${show(Math.max(...values))} in the last five minutes` : "";
-    this.#svg.setAttribute("aria-label", `${title}: now ${spoken}${most}`);
+    const most = values.length ? `; at most ${show(Math.max(...values))} in that time` : "";
+    this.#svg.setAttribute("aria-label", `${title}, last ${Math.round(this.#span / 60)} minutes: now ${spoken}${most}`);
     this.#svg.replaceChildren(
       drawn("path", { class: "axis", d: `M0 ${HEIGHT - 0.5}H${WIDTH}` }),
       ...series.map(({ name }, index) => drawn("path", { class: `line line-${index}`, d: this.#path(points, name, top) })),
