@@ -103,8 +103,8 @@ class StatusLog:
         )
         if self._sums and sums.batches < self._sums[-1].batches:
             self._sums.clear()  # the pool began to count anew
-        before = self._sums[0] if self._sums else sums
         self._sums.append(sums)
+        before = self._sums[0]
         ordered = sorted(lags_s)
         inference_s = sums.inference_s - before.inference_s
         work_s = (now - before.at_s) * stats.workers
