@@ -46,9 +46,9 @@ def test_where_nothing_ran_there_is_no_mean() -> None:
 def test_what_was_before_the_span_is_forgotten() -> None:
     log = StatusLog()
     look(log, stats(0, 0), 0.0)
-    for second in range(1, SPAN_POINTS + 2):
-        point = look(log, stats(1, 8), float(second))
-    assert point.batch_size is None
+    points = [look(log, stats(1, 8), float(second)) for second in range(1, SPAN_POINTS + 2)]
+    assert points[-2].batch_size == 8.0
+    assert points[-1].batch_size is None
 
 
 def test_a_pool_that_counts_anew_is_no_negative_work() -> None:

@@ -54,7 +54,7 @@ export class Transcript {
   setTail(text) {
     this.#following(() => {
       if (text && !this.#paragraph) this.#newParagraph();
-      this.#tail.textContent = text;
+      this.#tail.textContent = this.words.length ? text : text.trimStart();
     });
   }
 
