@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 import wave
 from pathlib import Path
 
 import pytest
 from tests.helpers.browser import GRANTED, Page, browser
 from tests.helpers.serve_command import serving, speech, word_errors
-from tests.helpers.serving import fetch
+from tests.helpers.serving import eventually, fetch
 
 SAMPLE = "city_tour.flac"
 
@@ -102,3 +103,50 @@ async def test_where_the_session_is_gone_another_one_goes_on_with_the_audio(tmp_
             text = await heard(page)
             assert word_errors(text, SAMPLE) <= 0.1, text
             assert await sessions_opened(server.url) == 2
+
+
+async def test_a_file_is_captioned_faster_than_it_was_spoken_and_downloaded_as_subtitles(
+    tmp_path: Path,
+) -> None:
+    with serving() as server:
+        async with browser(tmp_path / "profile") as page:
+            await page.open(server.url + "/")
+            await page.click("[value=file]")
+            await page.click("#start")
+            await page.until("document.querySelector('#notice').textContent.includes('Choose a file')")
+            await page.choose_file("[name=file]", wav_file(tmp_path))
+            await page.click("[name=fast]")
+            started_at = time.monotonic()
+            await page.click("#start")
+            await page.until(f"{IDLE} && {words_shown(20)}", within_s=60)
+            assert time.monotonic() - started_at < 15  # of 18 s
+            text = await heard(page)
+            assert word_errors(text, SAMPLE) <= 0.1, text
+            saved = tmp_path / "saved"
+            await page.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(saved))
+            for action in ("text", "srt", "vtt"):
+                await page.click(f"[data-action={action}]")
+                await eventually((saved / f"captions.{action.replace('text', 'txt')}").is_file)
+            plain, srt, vtt = (
+                (saved / f"captions.{ending}").read_text("utf-8") for ending in ("txt", "srt", "vtt")
+            )
+            assert plain.split() == text.split()
+            assert srt.startswith("1\n00:00:0")
+            assert vtt.startswith("WEBVTT\n\n00:00:0")
+            assert "slippery" in srt.splitlines()[-1]
+
+
+async def test_silence_is_not_lag(tmp_path: Path) -> None:
+    silence = tmp_path / "silence.wav"
+    with wave.open(str(silence), "wb") as out:
+        out.setparams((1, 2, 16_000, 0, "NONE", ""))
+        out.writeframes(bytes(16_000 * 2 * 20))
+    with serving() as server:
+        async with browser(tmp_path / "profile") as page:
+            await page.open(server.url + "/")
+            await page.click("[value=file]")
+            await page.choose_file("[name=file]", silence)
+            await page.click("#start")
+            await page.until("document.querySelector('#time').textContent === '0:12'")
+            lag = await page.text("#lag")
+            assert float(lag.removesuffix(" s")) < 4, lag

@@ -100,6 +100,11 @@ class Page:
     async def click(self, selector: str) -> None:
         await self.run(f"document.querySelector({json.dumps(selector)}).click()")
 
+    async def choose_file(self, selector: str, file: Path) -> None:
+        """As the user does in the dialogue of a file field."""
+        found = await self.call("Runtime.evaluate", expression=f"document.querySelector('{selector}')")
+        await self.call("DOM.setFileInputFiles", files=[str(file)], objectId=found["result"]["objectId"])
+
     async def press(self, key: str) -> None:
         """A key of the keyboard, by its name in DOM events."""
         codes = {"Tab": 9, "End": 35, "Home": 36, "ArrowLeft": 37, "ArrowRight": 39}

@@ -23,6 +23,8 @@ const transcript = new Transcript(find("transcript"));
 const languageNames = new Intl.DisplayNames(["en"], { type: "language", fallback: "code" });
 
 let phase = "idle"; // idle, starting, running, finishing
+/** Counts the starts: what was begun for one that was cancelled must not go on for the next. */
+let starts = 0;
 let source = null;
 let connection = null;
 let looking = 0;
@@ -50,14 +52,16 @@ async function start() {
   if (!globalThis.WebSocket) return tell(messages.NO_WEBSOCKET, "bad");
   setPhase("starting");
   tell("");
+  const number = ++starts;
   let opened;
   try {
     opened = await openSource();
   } catch (error) {
+    if (number !== starts) return;
     setPhase("idle");
     return tell(error.message, "bad");
   }
-  if (phase !== "starting") return opened.stop();
+  if (number !== starts) return opened.stop();
   if (lastSource !== controls.source || controls.source !== "microphone") clear();
   lastSource = controls.source;
   baseS = untilS;
@@ -98,6 +102,7 @@ async function fetchSample() {
 }
 
 function give(samples) {
+  if (!connection) return; // it was refused while the source was still starting
   connection.send(samples);
   let squares = 0;
   for (const sample of samples) squares += sample * sample;
@@ -115,6 +120,7 @@ function watchForMute(loudness, count) {
 }
 
 function sourceEnded() {
+  if (phase !== "starting" && phase !== "running") return;
   const taken = controls.source === "microphone";
   finish();
   if (taken) tell(messages.MICROPHONE_GONE, "wait");
@@ -130,6 +136,7 @@ async function finish() {
 }
 
 async function cancel() {
+  starts++;
   const stopped = source;
   connection?.abandon();
   if (stopped) settle(messages.ABANDONED);
