@@ -81,6 +81,7 @@ async def test_a_copy_that_still_holds_is_not_sent_again(here: Served) -> None:
     tag = (await fetch(url)).headers["etag"]
     again = await fetch(url, if_none_match=tag)
     assert (again.status, again.body, again.headers["etag"]) == (304, b"", tag)
+    assert (await fetch(url, if_none_match=f'"x", W/{tag}')).status == 304
     assert (await fetch(url, if_none_match='"of another version"')).status == 200
 
 

@@ -128,7 +128,9 @@ async def _choices(request: Request) -> Response:
 
 
 def _answer(request: Request, file: _File) -> Response:
-    if request.headers.get("if-none-match") == file.headers["ETag"]:
+    # Proxies that compress mark the tag as weak.
+    known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
+    if file.headers["ETag"] in known:
         return Response(status_code=304, headers=file.headers)
     return Response(file.body, headers=file.headers)
 

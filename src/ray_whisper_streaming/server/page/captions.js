@@ -28,6 +28,7 @@ let starts = 0;
 let source = null;
 let connection = null;
 let looking = 0;
+let awake = null;
 let mutedS = 0;
 /** Where this run begins on the transcript's time line: the microphone goes on behind what is there. */
 let baseS = 0;
@@ -72,6 +73,7 @@ async function start() {
   connection = new Connection({ ...controls.options, sample_rate: source.rate }, controls.credential, listener);
   connection.open();
   looking = setInterval(look, LOOK_MS);
+  stayAwake();
   await source.start(give, sourceEnded, connection);
 }
 
@@ -146,6 +148,7 @@ async function cancel() {
 
 function settle(text, kind) {
   clearInterval(looking);
+  awake?.release();
   untilS = baseS + connection.givenS;
   source = connection = null;
   transcript.setTail("");
@@ -189,6 +192,15 @@ const listener = {
     stopped.stop();
   },
 };
+
+/** A phone that darkens its screen stops listening as well. Browsers may refuse, and then it is the user's to see to. */
+async function stayAwake() {
+  try {
+    awake = await navigator.wakeLock?.request("screen");
+  } catch {
+    awake = null;
+  }
+}
 
 // ---------------------------------------------------------------- what is shown
 

@@ -161,6 +161,8 @@ export class Connection {
       case "partial":
         // Its words, unlike its text, tell whether a space stands in front of them.
         return this.#listener.partial((message.words ?? []).map((word) => word.text).join(""));
+      case "final":
+        return this.#listener.partial("");
       case "acknowledged":
         this.#doneSample = session.base + message.sample;
         return this.#packets.forgetBefore(this.#doneSample);

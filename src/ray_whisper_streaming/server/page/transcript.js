@@ -35,7 +35,7 @@ export class Transcript {
   /** Words that never change again. */
   commit(words) {
     this.#following(() => {
-      this.#tail.textContent = "";
+      this.#takeFromTail(words);
       let phrase = null;
       for (const word of words) {
         if (this.#beginsParagraph(word)) phrase = null;
@@ -66,6 +66,13 @@ export class Transcript {
       text += before && word.start - before.end >= PARAGRAPH_S ? `\n${word.text.trimStart()}` : word.text;
     });
     return text ? `${text.trim()}\n` : "";
+  }
+
+  /** Committed words mostly stood in the tail: the rest of it stays until it is replaced, so that nothing flickers. */
+  #takeFromTail(words) {
+    const tail = this.#tail.textContent.trimStart();
+    const said = words.map((word) => word.text).join("").trimStart();
+    this.#tail.textContent = tail.startsWith(said) ? tail.slice(said.length) : "";
   }
 
   #beginsParagraph(word) {
