@@ -153,6 +153,22 @@ async def test_words_are_reached_by_keyboard_and_tell_their_time(tmp_path: Path)
         assert await page.run("document.activeElement === [...document.querySelectorAll('.word')].at(-1)")
 
 
+async def test_the_microphone_goes_on_behind_what_was_said_before(tmp_path: Path) -> None:
+    async with served() as here, browser(tmp_path / "profile", GRANTED) as page:
+        await open_page(page, here, "microphone")
+
+        async def run_for(time: str) -> None:
+            await page.click("#start")
+            await page.until(f"document.querySelector('#time').textContent === '{time}'")
+            await page.click("#start")
+            await page.until(f"{PHASE} === 'idle'")
+
+        await run_for("0:02")
+        await page.run("document.querySelector('[data-action=clear]').click()")
+        await run_for("0:01")  # cleared, it begins anew
+        await run_for("0:03")  # and goes on where it was stopped
+
+
 async def test_subtitles_are_those_of_the_package(tmp_path: Path) -> None:
     spoken: list[Word] = []
     at_s = 0.0

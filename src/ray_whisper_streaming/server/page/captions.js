@@ -229,11 +229,11 @@ function showActions() {
 
 function clear() {
   transcript.clear();
+  showActions();
+  if (connection) return; // it goes on, in the time and the language that it has
   untilS = 0;
-  lastSource = "";
   find("time").textContent = "0:00";
   find("language-heard").textContent = "–";
-  showActions();
 }
 
 // ---------------------------------------------------------------- what is taken along
