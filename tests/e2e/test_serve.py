@@ -78,6 +78,7 @@ def test_one_command_serves_websocket_and_tcp_and_ends_in_good_order() -> None:
         port = re.search(r"nc 127\.0\.0\.1 (\d+)", said)
         assert url
         assert port
+        assert re.search(r"http://127\.0\.0\.1:\d+/ in a browser", said)
 
         async def both() -> list[list[dict[str, Any]]]:
             return await asyncio.gather(*(caption(url[0], pcm()) for _ in range(2)))

@@ -175,6 +175,23 @@ def test_four_recordings_in_one_batch_come_out_as_they_were_said(english: OnnxEn
         assert errors(spoken(outcome), wanted) <= 0.1 * len(wanted), clip.name
 
 
+def test_a_growing_window_is_heard_as_it_would_be_at_once(english: OnnxEngine, samples: list[Clip]):
+    options = DecodeOptions(beam_size=1)
+    differ, count = 0, 0
+    for clip in samples:
+        for seconds in np.arange(3.0, len(clip.audio) / SECOND, 0.7):
+            [grown] = english.transcribe([job(f"{clip.name} grows", clip.audio, 0, seconds, options=options)])
+        [grown] = english.transcribe([job(f"{clip.name} grows", clip.audio, options=options)])
+        [whole] = english.transcribe([job(f"{clip.name} at once", clip.audio, options=options)])
+        differ += errors(spoken(grown), spoken(whole))
+        count += len(spoken(whole))
+        by_word = zip(result(grown).words, result(whole).words, strict=False)
+        apart_s = [abs(one.start_s - other.start_s) for one, other in by_word]
+        assert np.median(apart_s) <= NEAR_S
+    assert count > 50
+    assert differ <= 0.05 * count
+
+
 def test_each_result_is_the_same_alone_and_in_any_batch(english: OnnxEngine, samples: list[Clip]):
     audios = [clip.audio for clip in samples]
     context = samples[1].text
@@ -186,9 +203,15 @@ def test_each_result_is_the_same_alone_and_in_any_batch(english: OnnxEngine, sam
         job("e", audios[0], 8.0, 2.0, context=context[:150]),
         job("f", audios[1], 6.0, 0.7),
     ]
-    alone = [result(english.transcribe([replace(one, stream_id="alone")])[0]) for one in jobs]
+    # Each window as long as it needs to be.
+    jobs = [replace(one, options=DecodeOptions(beam_size=1)) for one in jobs]
+    alone = [result(english.transcribe([replace(one, stream_id=f"{one.job_id} alone")])[0]) for one in jobs]
     for order in ([0, 1, 2, 3, 4, 5], [5, 3, 1], [4, 2, 0]):
-        together = english.transcribe([jobs[index] for index in order])
+        # Streams of which nothing is remembered.
+        streams = [f"{index} of {order}" for index in order]
+        together = english.transcribe(
+            [replace(jobs[index], stream_id=stream) for index, stream in zip(order, streams, strict=True)]
+        )
         for index, outcome in zip(order, together, strict=True):
             found, expected = result(outcome).words, alone[index].words
             assert [word.text for word in found] == [word.text for word in expected]

@@ -386,6 +386,13 @@ async def test_browsers_are_told_in_a_message_what_they_can_t_read_from_a_status
         (error,) = await client.hear_all()
         assert error["code"] == "unauthorized"
         assert client.closing == (1008, "unauthorized")
+    # Where a browser offered subprotocols and none is taken, it throws the connection and the message away.
+    async with connected(
+        here.ws, origin=origin, subprotocols=["ray-whisper", "token", "rws_no_key"]
+    ) as client:
+        assert client.socket.subprotocol == "ray-whisper"
+        (error,) = await client.hear_all()
+        assert error["code"] == "unauthorized"
     async with connected(here.ws, origin="http://evil.example", **bearer(key)) as client:
         (error,) = await client.hear_all()
         assert error["code"] == "forbidden"

@@ -89,11 +89,18 @@ def test_options_twice(message: str) -> None:
     assert code_of(opened(), message) == "options_twice"
 
 
-@pytest.mark.parametrize("message", [encode_audio(0, b"ab"), '{"type":"flush"}', '{"type":"close"}'])
+@pytest.mark.parametrize("message", [encode_audio(0, b"ab"), '{"type":"flush"}'])
 def test_nothing_comes_after_close(message: str | bytes) -> None:
     machine = opened()
     machine.receive('{"type":"close"}')
     assert code_of(machine, message) == "after_close"
+
+
+def test_close_may_be_said_again_by_a_client_that_resumed() -> None:
+    machine = opened()
+    machine.receive('{"type":"close"}')
+    assert machine.receive('{"type":"close"}') is None
+    assert machine.state == "closing"
 
 
 def test_a_flush_id_is_kept_so_it_is_short() -> None:

@@ -72,6 +72,7 @@ def configure_logging(config: ServerConfig, level: int) -> None:
 def _addresses(server: Server, config: ServerConfig) -> list[str]:
     lines = [
         f"Serving {config.model} on {server.url}",
+        f"  captions     {server.url}/ in a browser; the pool: {server.url}/status",
         f"  live audio   {server.url.replace('http', 'ws', 1)}/v1/stream",
     ]
     if server.tcp_port is not None:

@@ -3,9 +3,10 @@
 The order of jobs rests on three rules:
 
 1. **Due time.** A job is due at its deadline, but no earlier than its arrival (`MAX_PATIENCE_S` before it, if it
-   stands for one that was withdrawn while it waited) and no later than `MAX_PATIENCE_S` after it. The last job of an utterance is due `FINAL_HEAD_START_S` earlier: it goes before
-   all others that came up to `FINAL_HEAD_START_S - MAX_PATIENCE_S` before it. The due time never changes, so
-   every job's turn comes: nothing that arrives later by more than the sum of both can overtake it.
+   stands for one that was withdrawn while it waited) and no later than `MAX_PATIENCE_S` after it. The last job of
+   an utterance is due `FINAL_HEAD_START_S` earlier: it goes before all others that came up to
+   `FINAL_HEAD_START_S - MAX_PATIENCE_S` before it. The due time never changes, so every job's turn comes: nothing
+   that arrives later by more than the sum of both can overtake it.
 2. **Fairness.** Each tenant's served seconds of audio are counted. Tenants within one `FAIRNESS_SLACK_S` of
    each other are equals, among whom rule 1 holds; a tenant further ahead waits. A tenant that comes (back)
    starts at the service level of the moment, so nobody saves up a claim (the virtual time of fair queueing;

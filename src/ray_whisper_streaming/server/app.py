@@ -49,6 +49,7 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from ray_whisper_streaming.server import deepgram, health, minting, native, openai_realtime, rest
 from ray_whisper_streaming.server.gateway import Gateway
+from ray_whisper_streaming.server.pages import page_routes
 from ray_whisper_streaming.server.refusal import Refusal
 
 __all__ = ["create_app", "gateway_of", "routes"]
@@ -60,6 +61,7 @@ def routes() -> list[BaseRoute]:
         Route("/healthz", health.healthz),
         Route("/readyz", health.readyz),
         Route("/metrics", health.metrics),
+        Route("/status.json", health.status),
         Route("/v1/tokens", minting.mint, methods=["POST"]),
         WebSocketRoute("/v1/stream", native.stream),
         WebSocketRoute("/v1/stream/{session_id}/events", native.events),
@@ -70,6 +72,7 @@ def routes() -> list[BaseRoute]:
         Route("/v1/audio/translations", rest.translations, methods=["POST"]),
         Route("/v1/models", rest.models),
         Route("/v1/models/{model:path}", rest.model),
+        *page_routes(),
     ]
 
 

@@ -27,6 +27,7 @@ from ray_whisper_streaming.server.load import LoadMeter
 from ray_whisper_streaming.server.metrics import Metrics
 from ray_whisper_streaming.server.refusal import Refusal
 from ray_whisper_streaming.server.session import Draining, Session
+from ray_whisper_streaming.server.status import StatusLog
 
 __all__ = ["Gateway"]
 
@@ -71,6 +72,7 @@ class Gateway:
         )
         self.admission = Admission(config, clock)
         self.metrics = Metrics()
+        self.status = StatusLog()
         self.sessions: dict[str, Session] = {}
         self.kept: dict[str, Session] = {}
         self.ready = asyncio.Event()
@@ -82,6 +84,13 @@ class Gateway:
         self._watching: asyncio.Task[None] | None = None
 
     # ---------------------------------------------------------------- for endpoints
+
+    @property
+    def state(self) -> str:
+        """``ready``, ``starting`` (also while there is no worker) or ``draining``."""
+        if self.admission.draining:
+            return "draining"
+        return "ready" if self.admission.load.ready else "starting"
 
     def authenticate(self, connection: HTTPConnection) -> Principal:
         """Who a request or WebSocket is from: its key or token, and its origin.
@@ -253,6 +262,13 @@ class Gateway:
         lags_s = [session.lag_s for session in self.sessions.values() if session.is_live]
         self.admission.load = self._meter.measure(stats, lags_s)
         self.metrics.load_measured(stats, self.admission.load)
+        self.status.measured(
+            stats,
+            self.clock(),
+            sessions=len(self.sessions),
+            streams=self.admission.streams,
+            lags_s=lags_s,
+        )
 
     def _enforce_limits(self) -> None:
         now, config = self.clock(), self.config

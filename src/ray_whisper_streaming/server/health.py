@@ -8,7 +8,10 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from ray_whisper_streaming.server.gateway import Gateway
 
-__all__ = ["healthz", "metrics", "readyz"]
+__all__ = ["healthz", "metrics", "readyz", "status"]
+
+MAX_NUMBER_DIGITS = 12
+"""Of the number of a point: a point a second fills them in thirty thousand years."""
 
 
 async def healthz(request: Request) -> Response:
@@ -19,13 +22,28 @@ async def healthz(request: Request) -> Response:
 async def readyz(request: Request) -> Response:
     """200 while new sessions may come, 503 while workers load, when there are none, and while draining."""
     gateway: Gateway = request.app.state.gateway
-    load = gateway.admission.load
-    state = "draining" if gateway.admission.draining else "ready" if load.ready else "starting"
-    body = {"state": state, "streams": gateway.admission.streams}
-    return JSONResponse(body, 200 if state == "ready" else 503)
+    body = {"state": gateway.state, "streams": gateway.admission.streams}
+    return JSONResponse(body, 200 if gateway.state == "ready" else 503)
 
 
 async def metrics(request: Request) -> Response:
     """Prometheus' text format. Holds no key, session or text; still, don't show it to the world."""
     gateway: Gateway = request.app.state.gateway
     return Response(gateway.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+
+async def status(request: Request) -> Response:
+    """The state now and the points of the last minutes; ``?after=N`` leaves out those up to number N.
+
+    Holds no more than `metrics` does; the same care.
+    """
+    gateway: Gateway = request.app.state.gateway
+    asked = request.query_params.get("after", "")
+    known = int(asked) if asked.isdecimal() and len(asked) <= MAX_NUMBER_DIGITS else -1
+    now = gateway.clock()
+    body = {
+        "state": gateway.state,
+        "model": gateway.pool.model,
+        "points": [point.told(now) for point in gateway.status.after(known)],
+    }
+    return JSONResponse(body, headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"})

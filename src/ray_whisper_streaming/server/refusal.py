@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers
@@ -95,7 +96,9 @@ async def refuse_websocket(websocket: WebSocket, refusal: Refusal, message: str 
     if "origin" not in Headers(scope=websocket.scope):
         await websocket.send_denial_response(refusal.response())
         return
-    await websocket.accept()
+    # A browser that offered subprotocols gives up, and hears nothing, where the server takes none of them.
+    offered: Sequence[str] = websocket.scope.get("subprotocols", ())
+    await websocket.accept(offered[0] if offered else None)
     if message is not None:
         await websocket.send_text(message)
     await websocket.close(refusal.close_code, refusal.code)

@@ -12,6 +12,7 @@ What a server may receive, by state:
     open         flush, keep_alive      open           flush; count it as alive
     open         close                  closing        no more audio will come
     closing      keep_alive             closing        nothing
+    closing      close                  closing        nothing: a client that resumed can't know whether it was heard
     any          anything else          over           `ProtocolError`: tell the client, close
     ===========  =====================  =============  ========================================
 
@@ -94,8 +95,11 @@ class ServerSide:
             self.state = "open"
         elif isinstance(command, (Options, messages.Resume)):
             raise ProtocolError("options were given before", code="options_twice")
-        elif self.state == "closing" and not isinstance(command, messages.KeepAlive):
-            raise ProtocolError("close was said before", code="after_close")
+        elif self.state == "closing":
+            if isinstance(command, messages.Close):
+                return None
+            if not isinstance(command, messages.KeepAlive):
+                raise ProtocolError("close was said before", code="after_close")
         elif isinstance(command, messages.Close):
             self.state = "closing"
         elif isinstance(command, Audio):

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ray_whisper_streaming.engines.loops import is_looping
 from ray_whisper_streaming.engines.mel import Float32
-from ray_whisper_streaming.engines.onnx.sessions import MASKED, CrossCache, Decoder, Int64
+from ray_whisper_streaming.engines.onnx.sessions import MASKED, WHOLE_SUMS, CrossCache, Decoder, Int64
 
 __all__ = ["Request", "Transcript", "decode_with_beams"]
 
@@ -96,7 +96,7 @@ def decode_with_beams(
     rules = _Rules(end_of_text, beam_size, length_penalty, max(1, round(beam_size * patience)))
     texts = [[*request.prompt, *request.prefix] for request in requests]
     lengths = np.array([len(text) for text in texts])
-    width = int(lengths.max())
+    width = -(-int(lengths.max()) // WHOLE_SUMS) * WHOLE_SUMS
     tokens = np.zeros((len(texts), width), np.int64)
     for row, text in enumerate(texts):
         tokens[row, width - len(text) :] = text
