@@ -17,7 +17,8 @@ HALF_WORD_S = 0.3
 PATIENCE_S = 3.0
 """How much audio a word that only one pass heard must have seen pass by: audio behind it, plus what was new in that
 pass. So a quick succession of passes doesn't give a single odd one more chances to be believed. (Measured: at passes
-0.5 s apart, a cut-off of 0.8 s alone made 3 to 5 points more errors than at passes 1 s apart.)"""
+0.5 s apart, a cut-off of 0.8 s alone made 3 to 5 points more errors than at passes 1 s apart. Passes 0.6 s apart, 8
+streams of a minute: 12.3 % word errors and commit p95 2.07 s; with 2 s of patience 13.5 % and 1.72 s.)"""
 
 SURE_PROBABILITY = 0.8
 """A word that Whisper gives at least this probability needs no patience, only ``commit_delay_s``. (Measured at passes
@@ -94,7 +95,7 @@ class HybridPolicy:
     """Commit a word as soon as all passes of a while heard it, or one pass with enough audio behind it.
 
     Where passes come quickly (an idle pool) further passes are the cheaper evidence; where they are far apart (a
-    busy pool) the audio behind the word is: with passes 1.5 s apart or more this is the cut-off policy.
+    busy pool) the audio behind the word is: with passes far apart this is the cut-off policy.
     """
 
     def __init__(self, delay_s: float) -> None:
