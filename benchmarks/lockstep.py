@@ -1,6 +1,7 @@
 """What a commit policy and a window cost in words: streams played in fixed steps, as fast as the machine can.
 
     python benchmarks/lockstep.py --step-s 1.0 --trim-after-s 8.5 --keep-s 7.5 --beam-size 4
+    python benchmarks/lockstep.py --streams 16 --seconds 120 --step-s 0.8 --offline
 
 Commit latency is counted in audio alone (a word is committed at the end of the audio of its pass), so that the
 figures don't depend on the machine or on what else it does. A longer step stands for a busier pool. See README.md
@@ -15,38 +16,54 @@ import json
 from pathlib import Path
 from typing import Any, get_args
 
+from original import Task, run_offline
+
 from ray_whisper_streaming import StreamOptions, TrimmingOptions
 from ray_whisper_streaming.bench.lockstep import run_lockstep
 from ray_whisper_streaming.bench.material import find_material, load_clips, make_material
 from ray_whisper_streaming.bench.scoring import percentiles, score_stream, word_error_rate
 from ray_whisper_streaming.engines.factory import EngineName, engine_factory_for
+from ray_whisper_streaming.engines.onnx import memory
+
+WHOLE = 9999
+"""Positions that never settle: longer than any window."""
 
 SPEECH = Path(__file__).resolve().parents[2] / "shared" / "speech"
 """Recorded speech beside the repository."""
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    clips = load_clips(find_material(args.audio, SPEECH), args.language)
+    folder = find_material(args.audio, SPEECH)
+    clips = load_clips(folder, args.language)
     materials = [make_material(clips, index, args.seconds) for index in range(args.streams)]
+    if args.encode_whole:
+        memory.SETTLED = WHOLE
     engine = engine_factory_for(args.engine, model=args.model)()
     engine.warm_up()
     logs, work = run_lockstep(engine, materials, stream_options(args), step_s=args.step_s)
     engine.close()
+    said = [clip.text for clip in materials]
+    offline: dict[str, Any] = {}
+    if args.offline:
+        task = Task(args.model, "auto", "auto", args.language, folder, args.seconds)
+        texts = run_offline(task, args.streams)
+        offline = {"offline_wer": word_error_rate(said, texts, language=args.language)}
     scores = [score_stream(clip.words, log, clip.seconds) for clip, log in zip(materials, logs, strict=True)]
     commits = [latency_s for score in scores for _, latency_s in score.commit_latencies]
     shown = list(itertools.chain.from_iterable(score.first_shown_latencies_s for score in scores))
     audio_s = sum(clip.seconds for clip in materials)
     return {
         "step_s": args.step_s,
-        "wer": word_error_rate(
-            [clip.text for clip in materials], [log.text for log in logs], language=args.language
-        ),
+        "words": sum(len(text.split()) for text in said),
+        "wer": word_error_rate(said, [log.text for log in logs], language=args.language),
+        **offline,
         "commit_latency_s": percentiles(commits, 50, 95, 99),
         "first_shown_latency_s": percentiles(shown, 50, 95),
         "tail_words_lost": sum(score.tail_words_lost for score in scores),
         "jobs_per_audio_s": work.jobs / audio_s,
         "decoded_s_per_audio_s": work.audio_s / audio_s,
         "window_s_mean": work.window_s / max(1, work.jobs),
+        "ms_per_job": 1000 * work.decoding_s / max(1, work.jobs),
     }
 
 
@@ -88,6 +105,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--bridge-s", type=float)
     parser.add_argument("--beam-size", type=int)
     parser.add_argument("--context", action="store_true", default=None)
+    parser.add_argument(
+        "--offline", action="store_true", help="word errors of faster-whisper in one go, beam 5, too"
+    )
+    parser.add_argument(
+        "--encode-whole", action="store_true", help="ONNX engine: remember nothing of earlier passes"
+    )
     parser.add_argument("--no-vad", dest="vad", action="store_false")
     print(json.dumps(measure(parser.parse_args(arguments)), indent=1))
 

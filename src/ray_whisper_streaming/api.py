@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import replace
@@ -30,6 +29,7 @@ from ray_whisper_streaming.driver import DrivenStream, StreamDriver
 from ray_whisper_streaming.engines.base import EngineFactory
 from ray_whisper_streaming.engines.factory import EngineName, engine_factory_for
 from ray_whisper_streaming.errors import NotReady, RayWhisperError, StreamClosed
+from ray_whisper_streaming.loop_thread import LoopThread
 from ray_whisper_streaming.pool.base import PoolStats, Recognizer
 
 if TYPE_CHECKING:
@@ -354,34 +354,12 @@ async def _next_event(stream: AsyncLiveStream, timeout_s: float | None) -> Event
         return None
 
 
-def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
-    """Run until stopped; then answer the calls that other threads still wait for."""
-    asyncio.set_event_loop(loop)
-    try:
-        loop.run_forever()
-        loop.run_until_complete(_end_calls())
-        loop.run_until_complete(loop.shutdown_default_executor())
-    finally:
-        loop.close()
-
-
-async def _end_calls() -> None:
-    calls = asyncio.all_tasks() - {asyncio.current_task()}
-    if not calls:
-        return
-    _, late = await asyncio.wait(calls, timeout=CLOSE_WAIT_S)
-    for call in late:
-        call.cancel()
-    await asyncio.gather(*late, return_exceptions=True)
-
-
 class Pool:
     """A pool of Whisper workers for programs without asyncio; arguments as for `AsyncPool`."""
 
     def __init__(self, model: str = "tiny.en", **options: Any) -> None:
         self._inner = AsyncPool(model, **options)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
+        self._thread = LoopThread("the pool", "streams", grace_s=CLOSE_WAIT_S)
 
     @property
     def recognizer(self) -> Recognizer:
@@ -391,14 +369,11 @@ class Pool:
     @property
     def running(self) -> bool:
         """Whether the pool was started and not closed."""
-        return self._loop is not None
+        return self._thread.running
 
     def start(self, timeout_s: float = 300.0) -> None:
         """See `AsyncPool.start`."""
-        if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(target=_run_loop, args=(self._loop,), name="streams", daemon=True)
-            self._thread.start()
+        self._thread.start()
         try:
             self.run(self._inner.start(timeout_s))
         except RayWhisperError:
@@ -423,23 +398,11 @@ class Pool:
         Raises:
             NotReady: the pool is not running.
         """
-        loop = self._loop
-        if loop is None:
-            work.close()
-            raise NotReady("the pool is not running: call start(), or use it as a context manager")
-        return asyncio.run_coroutine_threadsafe(work, loop).result()
+        return self._thread.submit(work).result()
 
     def close(self) -> None:
         """See `AsyncPool.aclose`."""
-        loop, thread = self._loop, self._thread
-        if loop is None or thread is None:
-            return
-        try:
-            self.run(self._inner.aclose())
-        finally:
-            self._loop = self._thread = None
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join()
+        self._thread.stop(self._inner.aclose())
 
     def __enter__(self) -> Pool:
         self.start()

@@ -218,7 +218,7 @@ def test_closing_the_pool_frees_who_waits_in_another_thread(workers: LocalPool) 
     with ThreadPoolExecutor(2) as threads:
         event = threads.submit(stream.next_event)
         slow = threads.submit(pool.run, asyncio.sleep(0.2, "slept"))
-        while len(asyncio.all_tasks(pool._loop)) < 2:  # until both are waiting
+        while len(asyncio.all_tasks(pool._thread._loop)) < 2:  # until both are waiting
             time.sleep(0.001)
         pool.close()
         assert event.result(5.0) is None

@@ -98,6 +98,16 @@ def test_windows_of_any_length_share_a_batch_where_the_engines_take_them():
     assert scheduler.schedule(2.0, ["w"]) == []
 
 
+def test_mixed_windows_count_as_long_as_they_are():
+    # 20 s are 2000 frames: both short ones fit beside the long one, the second long one does not.
+    short, long = BatchKey("m", DecodeOptions(), 8), BatchKey("m", DecodeOptions(), 20)
+    scheduler = scheduler_with(max_batch_frames=3600)
+    scheduler.fit_engines(9, ragged=True)
+    for name, key in (("a", long), ("b", short), ("c", short), ("d", long), ("e", short)):
+        scheduler.add(job(name, batch_key=key), 0.0)
+    assert [ids(scheduler.schedule(1.0, ["w"])) for _ in range(2)] == [[["a", "b", "c"]], [["d", "e"]]]
+
+
 def test_limits_by_count_and_by_frames():
     jobs = [job(str(number), batch_key=LONG) for number in range(6)]
     by_count = scheduler_with(*jobs, max_batch_size=4)

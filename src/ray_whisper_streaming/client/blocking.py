@@ -10,7 +10,6 @@ with Client("ws://127.0.0.1:8000") as client, client.stream(language="en") as st
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncGenerator, Coroutine, Iterator
 from types import TracebackType
 from typing import Any, TypeVar
@@ -21,7 +20,7 @@ from ray_whisper_streaming.client.client import AsyncClient
 from ray_whisper_streaming.client.events import ClientEvent
 from ray_whisper_streaming.client.files import AudioFile
 from ray_whisper_streaming.client.stream import AsyncRemoteStream
-from ray_whisper_streaming.errors import NotReady
+from ray_whisper_streaming.loop_thread import LoopThread
 
 __all__ = ["Client", "RemoteStream"]
 
@@ -102,22 +101,16 @@ class Client:
 
     def __init__(self, url: str, **settings: Any) -> None:
         self._inner = AsyncClient(url, **settings)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
+        self._thread = LoopThread("the client", "ray-whisper-client")
 
     @property
     def running(self) -> bool:
         """Whether it was started and not closed."""
-        return self._loop is not None
+        return self._thread.running
 
     def start(self) -> None:
         """Start the thread that the connections live on. Safe to call twice."""
-        if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(
-                target=_run_loop, args=(self._loop,), name="ray-whisper-client", daemon=True
-            )
-            self._thread.start()
+        self._thread.start()
 
     def stream(self, **options: Any) -> RemoteStream:
         """See `AsyncClient.stream`."""
@@ -141,11 +134,7 @@ class Client:
         Raises:
             NotReady: the client was not started, or is closed.
         """
-        loop = self._loop
-        if loop is None:
-            work.close()
-            raise NotReady("the client is not running: call start(), or use it as a context manager")
-        call = asyncio.run_coroutine_threadsafe(work, loop)
+        call = self._thread.submit(work)
         try:
             return call.result()
         except BaseException:
@@ -154,15 +143,7 @@ class Client:
 
     def close(self) -> None:
         """See `AsyncClient.aclose`."""
-        loop, thread = self._loop, self._thread
-        if loop is None or thread is None:
-            return
-        try:
-            self.run(self._inner.aclose())
-        finally:
-            self._loop = self._thread = None
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join()
+        self._thread.stop(self._inner.aclose())
 
     def _each(self, events: AsyncGenerator[ClientEvent]) -> Iterator[ClientEvent]:
         async def following() -> ClientEvent | None:
@@ -194,22 +175,3 @@ async def _next_event(stream: AsyncRemoteStream, timeout_s: float | None) -> Cli
         return await asyncio.wait_for(stream.next_event(), timeout_s)
     except asyncio.TimeoutError:
         return None
-
-
-def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
-    asyncio.set_event_loop(loop)
-    try:
-        loop.run_forever()
-        loop.run_until_complete(_end_calls())
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.run_until_complete(loop.shutdown_default_executor())
-    finally:
-        loop.close()
-
-
-async def _end_calls() -> None:
-    """Other threads may still wait for calls. The streams are closed, so most have ended by themselves."""
-    calls = asyncio.all_tasks() - {asyncio.current_task()}
-    for call in calls:
-        call.cancel()
-    await asyncio.gather(*calls, return_exceptions=True)

@@ -33,47 +33,41 @@ __all__ = [
 ]
 
 
-def _text(words: tuple[Word, ...], written: str) -> str:
-    return join_text(words) if words else written.strip()
+class _Written:
+    """The text of what may have come without its words."""
+
+    __slots__ = ()
+    words: tuple[Word, ...]
+    written: str
+
+    @property
+    def text(self) -> str:
+        """The words as one text."""
+        return join_text(self.words) if self.words else self.written.strip()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Partial(core.Partial):
+class Partial(_Written, core.Partial):
     """See `core.events.Partial`. Of a session of somebody else, ``words`` may be missing; ``text`` never is."""
 
     channel: int = 0
     written: str = ""
 
-    @property
-    def text(self) -> str:
-        """The words as one text."""
-        return _text(self.words, self.written)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Committed(core.Committed):
+class Committed(_Written, core.Committed):
     """See `core.events.Committed`. Of a session of somebody else, ``words`` may be missing; ``text`` never is."""
 
     channel: int = 0
     written: str = ""
 
-    @property
-    def text(self) -> str:
-        """The words as one text."""
-        return _text(self.words, self.written)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Final(core.Final):
+class Final(_Written, core.Final):
     """See `core.events.Final`. Of a session followed from its middle, ``words`` may be missing; ``text`` never is."""
 
     channel: int = 0
     written: str = ""
-
-    @property
-    def text(self) -> str:
-        """The words as one text."""
-        return _text(self.words, self.written)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 
 from ray_whisper_streaming.core.batches import Batch, QueuedJob, SchedulerConfig, SchedulerStats
-from ray_whisper_streaming.core.jobs import WINDOW_BUCKETS_S, BatchKey, Failure
+from ray_whisper_streaming.core.jobs import BatchKey, Failure
 from ray_whisper_streaming.errors import Overloaded, WorkerDied
 
 __all__ = ["Batch", "QueuedJob", "Scheduler", "SchedulerConfig", "SchedulerStats"]
@@ -45,6 +45,9 @@ FAIRNESS_SLACK_S = 30.0
 
 FIRST_BATCH_FRAMES = 8_000
 """Size of the first batches, before any was timed: about 1.5 s of work for tiny.en on 2 CPU cores."""
+
+ANY_LENGTH = 0
+"""The window of a key under which windows of all lengths wait."""
 
 MEMORY = 0.9
 """What an average keeps of its past at each new value: the last ten batches or so count."""
@@ -158,7 +161,7 @@ class Scheduler:
         if job.final:
             due -= FINAL_HEAD_START_S
         self._added += 1
-        key = replace(job.batch_key, window_s=WINDOW_BUCKETS_S[-1]) if self._ragged else job.batch_key
+        key = replace(job.batch_key, window_s=ANY_LENGTH) if self._ragged else job.batch_key
         self._enqueue(_Entry(job, key, (due, self._added), now))
         return True
 
@@ -287,11 +290,13 @@ class Scheduler:
         if not self._config.batch_wait_s:
             return -math.inf
         entries = list(chain.from_iterable(group.values()))
-        if len(entries) >= self._max_jobs(key) or any(entry.job.final or entry.tries for entry in entries):
+        frames = [_frames(entry) for entry in entries]
+        full = len(entries) >= self._max_batch_size or sum(frames) + min(frames) > self._max_frames()
+        if full or any(entry.job.final or entry.tries for entry in entries):
             return -math.inf
         return min(entry.enqueued_at for entry in entries) + self._config.batch_wait_s
 
-    def _max_jobs(self, key: BatchKey) -> int:
+    def _max_frames(self) -> float:
         frames = self._config.max_batch_frames
         if self._config.target_batch_s is not None:
             speed = self._speed
@@ -301,11 +306,11 @@ class Scheduler:
                 else FIRST_BATCH_FRAMES
             )
             frames = min(frames, affordable)
-        return max(1, min(self._max_batch_size, int(frames // (key.window_s * FRAMES_PER_S))))
+        return frames
 
     def _fill(self, key: BatchKey, worker_id: str, share: int, now: float) -> Batch:
         group = self._groups[key]
-        limit = min(share, self._max_jobs(key))
+        limit, frames_left = min(share, self._max_batch_size), self._max_frames()
         heads = [(self._rank(queue[0]), queue) for queue in group.values()]
         heapq.heapify(heads)
         entries: _Queue = []
@@ -316,6 +321,9 @@ class Scheduler:
             alone = 1 < self._config.max_tries == entry.tries + 1
             if alone and entries:
                 continue
+            frames_left -= _frames(entry)
+            if entries and frames_left < 0:
+                break
             self._run(entry, worker_id)
             self._dequeue(entry)
             entries.append(entry)

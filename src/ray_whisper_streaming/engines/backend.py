@@ -6,17 +6,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from ray_whisper_streaming.core.jobs import Int16Samples, Task
-from ray_whisper_streaming.engines.mel import Float32
+from ray_whisper_streaming.core.jobs import SAMPLE_RATE, Int16Samples, Task
+from ray_whisper_streaming.engines.mel import HOP, Float32
 from ray_whisper_streaming.engines.tokens import TextTokenizer
 from ray_whisper_streaming.engines.words import Alignment
 
-__all__ = ["SAMPLES_PER_POSITION", "SECONDS_PER_POSITION", "Backend", "Encoded", "Generated", "Source"]
+__all__ = [
+    "FRAMES_PER_POSITION",
+    "SAMPLES_PER_POSITION",
+    "SECONDS_PER_POSITION",
+    "Backend",
+    "Encoded",
+    "Generated",
+    "Source",
+]
 
-SECONDS_PER_POSITION = 0.02
-"""Audio under one position of an encoder's output: two mel frames."""
+FRAMES_PER_POSITION = 2
+"""Mel frames under one position of an encoder's output: 20 ms of audio."""
 
-SAMPLES_PER_POSITION = 320
+SAMPLES_PER_POSITION = FRAMES_PER_POSITION * HOP
+SECONDS_PER_POSITION = SAMPLES_PER_POSITION / SAMPLE_RATE
 
 Encoded = TypeVar("Encoded")
 

@@ -137,8 +137,8 @@ class WindowDecoder(Generic[Encoded]):
 
         A window whose text compresses too well or hits the token cap, after loops are cut, is decoded once more, padded
         to 30 s; at most every fourth window of the batch. But for that limit, words and times are what they would be
-        alone. (On a CPU in int8, encoder output and tokens are equal to the bit. Alignment pads the texts of a batch to
-        the longest, so that probabilities may differ by rounding, 0.0003 at most in a trial.)
+        alone. (With CTranslate2 in int8 on a CPU, encoder output and tokens are equal to the bit. It pads texts of a
+        batch to the longest to align them, so that probabilities may differ by rounding, 0.0003 at most in a trial.)
         """
         found = self._generate(windows, beam_size, suppress_blank)
         odd = [

@@ -75,7 +75,7 @@ class WindowEngine(ABC, Generic[Encoded]):
     """An `Engine` over a `Backend`; subclasses say how to load it. Used by one thread at a time.
 
     Each job's result is the same alone and in any batch, but for the limit on second tries (see
-    `WindowDecoder.decode`).
+    `WindowDecoder.decode`). A backend that goes by a stream's earlier passes makes it depend on those.
 
     Args:
         name: of the engine, for results.

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ray_whisper_streaming.core.jobs import Task
-from ray_whisper_streaming.engines.backend import SECONDS_PER_POSITION, Generated, Source
+from ray_whisper_streaming.engines.backend import FRAMES_PER_POSITION, SECONDS_PER_POSITION, Generated, Source
 from ray_whisper_streaming.engines.mel import Float32
 from ray_whisper_streaming.engines.onnx.alignment import token_positions
 from ray_whisper_streaming.engines.onnx.beam import Request, Transcript, decode_with_beams
-from ray_whisper_streaming.engines.onnx.sessions import FRAMES_PER_POSITION, CrossCache, Decoder, Encoder
+from ray_whisper_streaming.engines.onnx.sessions import CrossCache, Decoder, Encoder
 from ray_whisper_streaming.engines.tokenizers import Vocabulary
 from ray_whisper_streaming.engines.tokens import TextTokenizer
 from ray_whisper_streaming.engines.weights import WhisperWeights

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from ray_whisper_streaming.engines.backend import Source
+from ray_whisper_streaming.engines.backend import FRAMES_PER_POSITION, Source
 from ray_whisper_streaming.engines.mel import Float32
 from ray_whisper_streaming.engines.onnx.decoder import decoder_graph
 from ray_whisper_streaming.engines.onnx.encoder import OVERLAP, encoder_graph
@@ -19,7 +19,6 @@ from ray_whisper_streaming.engines.onnx.memory import EncoderMemory, Known
 from ray_whisper_streaming.engines.weights import WhisperWeights
 
 __all__ = [
-    "FRAMES_PER_POSITION",
     "MASKED",
     "WHOLE_SUMS",
     "CrossCache",
@@ -38,8 +37,6 @@ WHOLE_SUMS = 16
 """Padded lengths are a multiple of this. The runtime adds up some numbers side by side and the rest one by one: so the
 order stays the same however far a window or a prompt is padded, and its words do not change with its company. (With
 8 bits, rounding is enough to change a comma: it did in a test where prompts were padded by any number.)"""
-
-FRAMES_PER_POSITION = 2
 
 _ort: Any = onnxruntime
 _Session = Any
@@ -218,8 +215,8 @@ class Decoder:
             "hidden": self._embeddings[tokens].astype(np.float32) + self._positions[positions],
             "mask": mask,
             "wanted": wanted,
+            "cross_mask": cross.mask,
         }
-        feed["cross_mask"] = cross.mask
         for layer in self._layers:
             feed[f"past_key_{layer}"], feed[f"past_value_{layer}"] = past[2 * layer : 2 * layer + 2]
             feed[f"key_{layer}"], feed[f"value_{layer}"] = cross.keys[layer], cross.values[layer]
