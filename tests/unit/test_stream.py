@@ -635,3 +635,24 @@ def test_a_recording_pushed_much_faster_than_it_was_spoken() -> None:
     player = Player(world, ENGLISH, rng, Troubles(delay=0.9), chunk_s=(20.0, 30.0)).play()
     assert player.text == world.text
     assert player.most_buffered_s <= ENGLISH.max_buffer_s
+
+
+def test_a_job_that_was_taken_back_gives_its_place_to_one_with_all_the_audio():
+    stream = Stream("s", WITHOUT_VOICE)
+    push(stream, loud(1.0))
+    first = next_job(stream, now=10.0)
+    assert not first.keeps_place
+    assert not stream.is_stale()
+    push(stream, loud(0.3))
+    assert stream.is_stale()
+    stream.take_back(first.job_id)
+    second = next_job(stream, now=11.0)
+    assert second.job_id != first.job_id
+    assert len(second.audio) == len(first.audio) + round(0.3 * SECOND)
+    assert (second.keeps_place, second.deadline) == (True, first.deadline)
+    # Answered, it has no place to give away.
+    answer(stream, second)
+    push(stream, loud(1.0))
+    third = next_job(stream, now=12.0)
+    assert not third.keeps_place
+    assert third.deadline > 12.0

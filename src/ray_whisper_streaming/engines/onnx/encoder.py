@@ -19,7 +19,7 @@ KERNEL = 3
 FAR = np.iinfo(np.int64).max
 """The end of whatever is sliced."""
 
-OVERLAP = 2
+OVERLAP = 1
 """Positions computed once more in front of the new ones, and dropped: their convolutions see an edge."""
 
 
