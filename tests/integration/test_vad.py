@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from faster_whisper.vad import get_vad_model
 
+from ray_whisper_streaming.engines import vad as vad_module
 from ray_whisper_streaming.engines.vad import VAD_FRAME_SAMPLES, SileroVad, VadState
 from ray_whisper_streaming.errors import AudioError
 
@@ -81,3 +82,20 @@ def test_wrong_audio_is_refused_and_moves_no_state(vad: SileroVad, speech: np.nd
         vad.score(states, chunks)
     assert not states[0].hidden.any()
     assert not states[0].context.any()
+
+
+def test_all_pools_of_a_process_share_one_network(monkeypatch: pytest.MonkeyPatch, speech: np.ndarray):
+    import onnxruntime
+
+    loaded: list[Any] = []
+
+    def load(*given: Any, **options: Any) -> Any:
+        loaded.append(real(*given, **options))
+        return loaded[-1]
+
+    real = onnxruntime.InferenceSession
+    monkeypatch.setattr(onnxruntime, "InferenceSession", load)
+    vad_module._network.cache_clear()
+    for each in (SileroVad(), SileroVad()):
+        each.score([VadState()], [speech[: 4 * FRAME]])
+    assert len(loaded) == 1

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -65,7 +65,7 @@ class VadState:
 
 
 class SileroVad:
-    """Scores the audio of many streams. Holds no stream's state, so one serves all.
+    """Scores the audio of many streams. Holds no stream's state, so one serves all, as one network serves the process.
 
     Thread-safe, as long as two calls at once don't share a `VadState`. Uses one core per call.
     """
@@ -76,7 +76,7 @@ class SileroVad:
         Raises:
             ModelNotFound: it is not where faster-whisper keeps it.
         """
-        _ = self._session
+        _network()
 
     def score(self, states: Sequence[VadState], chunks: Sequence[Int16Samples | Float32]) -> list[Float32]:
         """Speech probability of each frame of each stream.
@@ -107,28 +107,27 @@ class SileroVad:
             return np.empty(0, np.float32)
         frames = np.lib.stride_tricks.sliding_window_view(signal, width)[::VAD_FRAME_SAMPLES]
         inputs = {"input": np.ascontiguousarray(frames), "h": state.hidden, "c": state.cell}
-        probabilities, state.hidden, state.cell = self._session.run(None, inputs)
+        probabilities, state.hidden, state.cell = _network().run(None, inputs)
         state.context = signal[-CONTEXT_SAMPLES:].copy()
         return probabilities
 
-    @cached_property
-    def _session(self) -> Any:
-        # Found without importing faster-whisper, which would load CTranslate2 and FFmpeg into a gateway.
-        spec = find_spec("faster_whisper")
-        folders = list(spec.submodule_search_locations or ()) if spec else []
-        if not folders or not (Path(folders[0]) / _FILE).is_file():
-            raise ModelNotFound(
-                "voice activity network", _FILE.name, "in the assets of faster-whisper 1.2 or later"
-            )
-        import onnxruntime  # here, so that importing the library loads no runtime
 
-        onnx: Any = onnxruntime
-        options = onnx.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        return onnx.InferenceSession(
-            str(Path(folders[0]) / _FILE), options, providers=["CPUExecutionProvider"]
+@cache
+def _network() -> Any:
+    # Found without importing faster-whisper, which would load CTranslate2 and FFmpeg into a gateway.
+    spec = find_spec("faster_whisper")
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    if not folders or not (Path(folders[0]) / _FILE).is_file():
+        raise ModelNotFound(
+            "voice activity network", _FILE.name, "in the assets of faster-whisper 1.2 or later"
         )
+    import onnxruntime  # here, so that importing the library loads no runtime
+
+    onnx: Any = onnxruntime
+    options = onnx.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    return onnx.InferenceSession(str(Path(folders[0]) / _FILE), options, providers=["CPUExecutionProvider"])
 
 
 def _as_float(chunk: npt.NDArray[Any]) -> Float32:
