@@ -80,7 +80,7 @@ async def serve(pipe: Any, sessions: int, seconds: float) -> None:
     engine = partial(ScriptedEngine, {}, script(seconds + 60), latency_s=0.02, max_batch_size=64)
     pool = AsyncPool(backend="local", engine_factory=engine)
     config = ServerConfig(port=0, max_new_streams=10_000, max_queue_wait_s=60, max_lag_s=60)
-    gateway = Gateway(pool, config)
+    gateway = Gateway([pool], config)
     server = Server(gateway)
     ready = asyncio.Event()
     running = asyncio.create_task(server.run(ready.set))

@@ -54,6 +54,7 @@ def make_recognizer(
     engine: EngineName = "auto",
     workers: int | None = None,
     max_worker_count: int | None = None,
+    gpu_share: float = 1.0,
     engine_factory: EngineFactory | None = None,
     job_timeout_s: float = 60.0,
 ) -> Recognizer:
@@ -68,6 +69,7 @@ def make_recognizer(
         engine: ``"ctranslate2"``; ``"onnxruntime"``: on CPUs, in less time; ``"auto"``: what fits the worker's device.
         workers: how many; None: one per GPU, or one using all cores.
         max_worker_count: at most so many.
+        gpu_share: the part of a Ray cluster's GPUs that this pool may take, where it has others beside it.
         engine_factory: makes an engine of your own.
         job_timeout_s: a job that takes longer fails, and its worker is replaced.
 
@@ -84,6 +86,7 @@ def make_recognizer(
             engine_factory,
             workers=workers,
             max_worker_count=max_worker_count,
+            gpu_share=gpu_share,
             num_gpus_per_worker=0 if device == "cpu" or engine == "onnxruntime" else None,
             job_timeout_s=job_timeout_s,
         )

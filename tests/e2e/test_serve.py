@@ -199,4 +199,4 @@ def test_config_show_says_where_each_value_comes_from(tmp_path: Path) -> None:
     ).stdout
     assert f"# ({file})\nport = 9000" in shown
     assert "# (flag)\ndrain_s = 5.0" in shown
-    assert '# (RAY_WHISPER_MODEL)\nmodel = "base"' in shown
+    assert '# (RAY_WHISPER_MODEL)\nmodel = ["base"]' in shown

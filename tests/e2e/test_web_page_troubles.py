@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import pytest
 from tests.helpers.browser import GRANTED, Page, browser
 from tests.helpers.serving import WORDS, Served, eventually, served, session
 
+from ray_whisper_streaming.api import AsyncPool
 from ray_whisper_streaming.core.transcript import Word
+from ray_whisper_streaming.engines.scripted import ScriptedEngine
 from ray_whisper_streaming.server.keys import KeyFile
 from ray_whisper_streaming.subtitles import make_cues, to_srt, to_vtt
 
@@ -207,4 +210,23 @@ async def test_the_pool_is_shown_live(tmp_path: Path) -> None:
         here.gateway.admission.draining = True
         await page.until("document.querySelector('#state').textContent.startsWith('Going down')")
         await asyncio.sleep(0)
+        assert page.complaints == []
+
+
+async def test_one_of_several_models_is_shown(tmp_path: Path) -> None:
+    pools = [
+        AsyncPool(model, backend="local", engine_factory=partial(ScriptedEngine, {}, WORDS))
+        for model in ("tiny.en", "base")
+    ]
+    async with served(pools=pools) as here, browser(tmp_path / "profile") as page:
+        await page.open(here.http + "/status")
+        await page.until("document.querySelector('#model select')?.length === 2")
+        first = "document.querySelector('.plot svg').ariaLabel"
+        async with session(here.ws, model="base"):
+            await page.until("document.querySelector('#sessions').textContent === '0'")
+            await page.run(
+                "(() => { const select = document.querySelector('#model select'); select.value = 'base';"
+                " select.dispatchEvent(new Event('change')); })()"
+            )
+            await page.until(f"{first}.includes('now 1')")
         assert page.complaints == []

@@ -52,7 +52,7 @@ IDLE = "document.body.dataset.phase === 'idle'"
 
 async def sessions_opened(url: str) -> int:
     answer = await fetch(url + "/metrics")
-    found = re.search(rb'sessions_opened_total{protocol="native"} (\d+)', answer.body)
+    found = re.search(rb'sessions_opened_total{model="tiny.en",protocol="native"} (\d+)', answer.body)
     return int(found[1]) if found else 0
 
 

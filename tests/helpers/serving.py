@@ -53,13 +53,20 @@ class Served:
 
 @asynccontextmanager
 async def served(
-    engine: Any = None, words: Sequence[Word] = WORDS, latency_s: float = 0.0, **config: Any
+    engine: Any = None,
+    words: Sequence[Word] = WORDS,
+    latency_s: float = 0.0,
+    pools: Sequence[AsyncPool] | None = None,
+    **config: Any,
 ) -> AsyncGenerator[Served]:
-    """A server of its own, started and, at the end, stopped; no task and no session may be left."""
+    """A server of its own, started and, at the end, stopped; no task and no session may be left.
+
+    Its models are those of ``pools``; else it has one, ``tiny.en``, of the engine.
+    """
     factory = engine or partial(ScriptedEngine, {}, words, latency_s=latency_s)
-    pool = AsyncPool(backend="local", engine_factory=factory)
+    pools = pools or [AsyncPool(backend="local", engine_factory=factory)]
     settings: dict[str, Any] = {"port": 0, "drain_s": 1.0, "resume_s": 0.0, **config}
-    gateway = Gateway(pool, ServerConfig(**settings))
+    gateway = Gateway(pools, ServerConfig(**settings))
     server = Server(gateway)
     ready = asyncio.Event()
     running = asyncio.create_task(server.run(ready.set))

@@ -23,8 +23,8 @@ from tests.helpers.serving import PCM, Served, eventually, fetch, served, sessio
 from ray_whisper_streaming.core.jobs import Job
 from ray_whisper_streaming.core.transcript import Word
 from ray_whisper_streaming.engines.scripted import ScriptedEngine
-from ray_whisper_streaming.server.admission import Load
 from ray_whisper_streaming.server.keys import KeyFile, KeyLimits
+from ray_whisper_streaming.server.load import Load
 
 TOUR = (SAMPLES / "city_tour.flac").read_bytes()
 SPEECH = speech("city_tour.flac")
@@ -124,15 +124,15 @@ async def transcribe(server: Served, path: str = "transcriptions", **fields: str
     [(Load(queue_wait_s=9.0), 429, "overloaded"), (Load(ready=False), 503, "not_ready")],
 )
 async def test_overload_is_told_at_the_door(here: Served, load: Load, status: int, code: str) -> None:
-    here.gateway.admission.load = load
+    here.gateway.models.choose().room.load = load
     answer = await refused(here, REALTIME)
     assert (answer.status_code, json.loads(answer.body)["error"]["code"]) == (status, code)
     assert int(answer.headers["retry-after"]) >= 1
-    here.gateway.admission.load = load  # it is measured again each second
+    here.gateway.models.choose().room.load = load  # it is measured again each second
     answer = await refused(here, LISTEN)
     assert (answer.status_code, json.loads(answer.body)["err_code"]) == (status, code.upper())
     assert int(answer.headers["retry-after"]) >= 1
-    here.gateway.admission.load = load
+    here.gateway.models.choose().room.load = load
     rest = await transcribe(here)
     assert (rest.status, rest.json()["error"]["code"]) == (status, code)
     assert int(rest.headers["retry-after"]) >= 1

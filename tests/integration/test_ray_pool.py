@@ -33,6 +33,24 @@ def pool():
         yield pool
 
 
+def run_script(script: str) -> None:
+    """In a process of its own, which must print "done"."""
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(root)])}
+    environment.pop("RAY_ADDRESS", None)
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ended.stdout.strip() == "done", ended.stderr
+    assert ended.returncode == 0
+
+
 def worker_pid(pool) -> int:
     return int(answer(pool.submit_nowait(make_job())).engine)
 
@@ -198,17 +216,50 @@ def test_a_pool_with_a_ray_of_its_own_leaves_no_process():
         assert not ray.is_initialized()
         pool.close()
     """
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(root)])}
-    environment.pop("RAY_ADDRESS", None)
-    ended = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)],
-        cwd=root,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert ended.stdout.strip() == "done", ended.stderr
-    assert ended.returncode == 0
+    run_script(script)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "workers", "plans"),
+    [
+        (1, (None, None), [(1, 1 / 2), (1, 1 / 2)]),
+        (4, (None, None), [(2, 1), (2, 1)]),
+        (3, (None, None, None), [(1, 1)] * 3),
+        (2, (None, None, None), [(1, 1 / 2)] * 3),
+        (4, (3, 1), [(3, 1), (1, 1)]),
+        (1, (2, 1), [(2, 1 / 3), (1, 1 / 3)]),
+        (0, (2, 1), [(2, 0), (1, 0)]),
+        (2, (3,), [(3, 1)]),  # alone it waits for GPUs that a growing cluster may bring
+    ],
+)
+def test_the_pools_of_several_models_fit_on_the_gpus(monkeypatch, gpus, workers, plans):
+    import ray
+
+    from ray_whisper_streaming.server.config import ServerConfig
+    from ray_whisper_streaming.server.models import make_pools
+
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": float(gpus)} if gpus else {})
+    models = tuple(f"model-{number}" for number in range(len(workers)))
+    config = ServerConfig(model=models, backend="ray", workers=() if workers[0] is None else workers)
+    made = [pool.recognizer._plan() for pool in make_pools(config)]  # type: ignore[attr-defined]
+    assert [(len(plan.strategies), pytest.approx(plan.num_gpus)) for plan in made] == plans
+
+
+def test_two_pools_share_one_gpu():
+    """Ray only counts GPUs, so that none needs to be there."""
+    script = """
+        import numpy as np, ray
+        from ray_whisper_streaming.core.jobs import Job
+        from ray_whisper_streaming.pool.ray_pool import RayPool
+        from tests.helpers.pool_engines import ObedientEngine
+
+        ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
+        job = Job(job_id="a", stream_id="s", audio=np.ones(7, np.int16))
+        with RayPool(ObedientEngine, gpu_share=0.5) as one, RayPool(ObedientEngine, gpu_share=0.5) as other:
+            engines = {pool.submit_nowait(job).result(20).engine for pool in (one, other)}
+            assert len(engines) == 2
+            assert ray.available_resources().get("GPU", 0.0) == 0.0
+        print("done")
+        ray.shutdown()
+    """
+    run_script(script)

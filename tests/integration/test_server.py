@@ -287,7 +287,11 @@ async def test_a_tcp_client_that_vanishes_leaves_nothing(here: Served) -> None:
 
 async def test_health_readiness_and_metrics(here: Served) -> None:
     assert (await fetch(here.http + "/healthz")).status == 200
-    assert (await fetch(here.http + "/readyz")).json() == {"state": "ready", "streams": 0}
+    assert (await fetch(here.http + "/readyz")).json() == {
+        "state": "ready",
+        "streams": 0,
+        "models": {"tiny.en": True},
+    }
     async with session(here.ws) as client:
         await client.send(PCM)
         await client.say("close")
@@ -295,13 +299,13 @@ async def test_health_readiness_and_metrics(here: Served) -> None:
     await asyncio.sleep(1.1)  # the pool is looked at once a second
     text = (await fetch(here.http + "/metrics")).body.decode()
     values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
-    assert values['ray_whisper_sessions{protocol="native"}'] == "0.0"
-    assert values['ray_whisper_sessions_opened_total{protocol="native"}'] == "1.0"
-    assert values['ray_whisper_words_committed_total{protocol="native"}'] == "12.0"
-    assert values['ray_whisper_audio_seconds_total{protocol="native"}'] == "7.0"
-    assert float(values["ray_whisper_pool_jobs_done_total"]) >= 1
-    assert values["ray_whisper_pool_workers"] == "1.0"
-    assert float(values['ray_whisper_worker_jobs_done_total{worker="worker-0"}']) >= 1
+    assert values['ray_whisper_sessions{model="tiny.en",protocol="native"}'] == "0.0"
+    assert values['ray_whisper_sessions_opened_total{model="tiny.en",protocol="native"}'] == "1.0"
+    assert values['ray_whisper_words_committed_total{model="tiny.en",protocol="native"}'] == "12.0"
+    assert values['ray_whisper_audio_seconds_total{model="tiny.en",protocol="native"}'] == "7.0"
+    assert float(values['ray_whisper_pool_jobs_done_total{model="tiny.en"}']) >= 1
+    assert values['ray_whisper_pool_workers{model="tiny.en"}'] == "1.0"
+    assert float(values['ray_whisper_worker_jobs_done_total{model="tiny.en",worker="worker-0"}']) >= 1
     assert not any(word in text for word in ("quick", "brown"))
 
 

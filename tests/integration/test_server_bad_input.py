@@ -30,8 +30,8 @@ from tests.helpers.serving import (
 )
 
 from ray_whisper_streaming.core.transcript import Word
-from ray_whisper_streaming.server.admission import Load
 from ray_whisper_streaming.server.keys import KeyFile, KeyLimits
+from ray_whisper_streaming.server.load import Load
 from ray_whisper_streaming.wire.native import encode_audio
 
 
@@ -352,8 +352,9 @@ async def test_limits_of_a_key_come_with_a_hint(guarded: tuple[Served, str]) -> 
 
 
 async def test_overload_is_refused_at_the_door_and_not_taken_out_on_who_is_in(here: Served) -> None:
-    here.gateway.admission.load = Load(queue_wait_s=50.0)
-    here.gateway._meter.measure = lambda stats, lags: Load(queue_wait_s=50.0)  # type: ignore[method-assign]
+    model = here.gateway.models.choose()
+    model.room.load = Load(queue_wait_s=50.0)
+    model._meter.measure = lambda stats, lags: Load(queue_wait_s=50.0)  # type: ignore[method-assign]
     async with connected(here.ws) as client:
         await client.say("options")
         (error,) = await client.hear_all()

@@ -155,7 +155,7 @@ async def test_status_tells_of_streams_and_batches(here: Served) -> None:
         await client.hear_all()
     assert answer.headers["cache-control"] == "no-store"
     told = answer.json()
-    assert (told["state"], told["model"]) == ("ready", "tiny.en")
+    assert (told["state"], told["models"]) == ("ready", ["tiny.en"])
     last = told["points"][-1]
     assert (last["workers"], last["sessions"], last["streams"]) == (1, 1, 1)
     assert last["batch_size"] >= 1

@@ -12,7 +12,7 @@ from ray_whisper_streaming import ConfigurationError, PoolStats
 from ray_whisper_streaming.cli.server_metrics import Reading, Span, percentile_s
 from ray_whisper_streaming.cli.top import metrics_url, view
 from ray_whisper_streaming.errors import ProtocolError
-from ray_whisper_streaming.server.admission import Load
+from ray_whisper_streaming.server.load import Load
 from ray_whisper_streaming.server.metrics import Metrics
 from ray_whisper_streaming.server.refusal import Refusal
 
@@ -35,7 +35,8 @@ LATER = PoolStats(
 
 
 def reading(metrics: Metrics, stats: PoolStats, at_s: float) -> Reading:
-    metrics.load_measured(stats, Load(ready=True, queue_wait_s=0.0, lag_s=1.5))
+    metrics.load_measured("tiny.en", stats, Load(ready=True, queue_wait_s=0.0, lag_s=1.5))
+    metrics.load_measured("large", PoolStats(workers=1, queued=7), Load(ready=True, lag_s=6.0))
     return Reading.parse(metrics.render().decode(), at_s)
 
 
@@ -45,9 +46,10 @@ def span() -> Span:
     first = reading(metrics, START, 100.0)
     for code in ("overloaded", "overloaded", "unauthorized"):
         metrics.refused(Refusal(code, "no"))
-    metrics.sessions.labels("native").inc(7)
+    metrics.sessions.labels("native", "tiny.en").inc(5)
+    metrics.sessions.labels("native", "large").inc(2)
     for latency_s in (0.4, 0.6, 0.9, 2.5):
-        metrics.commit_latency_s.observe(latency_s)
+        metrics.commit_latency_s.labels("tiny.en").observe(latency_s)
     return Span(first, reading(metrics, LATER, 104.0))
 
 
@@ -58,14 +60,18 @@ def test_figures_are_of_the_time_between_two_readings(span: Span) -> None:
     assert span.ratio("pool_inference_seconds_total", "pool_audio_decoded_seconds_total") == pytest.approx(
         0.04
     )
-    assert span.rates_by_label("refusals_total") == {"overloaded": 0.5, "unauthorized": 0.25}
+    assert span.rate("refusals_total", code="overloaded") == 0.5
+    assert span.last.by_label("code", "refusals_total") == {"overloaded": 2, "unauthorized": 1}
     assert span.last.value("sessions") == 7
+    assert span.last.value("sessions", model="large") == 2
+    assert span.last.by_label("model", "sessions") == {"large": 2, "tiny.en": 5}
+    assert span.last.buckets("commit_latency_seconds")[1.0] == 3
 
 
 def test_a_server_that_was_started_anew_counts_from_nothing(span: Span) -> None:
     again = Span(span.last, reading(Metrics(), START, 105.0))
     assert again.rise("pool_jobs_done_total") == 10
-    assert again.rates_by_label("refusals_total") == {}
+    assert again.rate("refusals_total") == 0
 
 
 def test_percentiles_of_buckets() -> None:
@@ -86,15 +92,18 @@ def test_the_view_shows_them(span: Span) -> None:
         "http://127.0.0.1:8000 serving",
         "sessions 7",
         "7 native",
-        "jobs/s 10.0",
-        "3, 4",
-        "jobs per batch 4.0",
-        "queue wait 350 ms",
-        "lag (one in ten exceeds) 1.5 s",
-        "real-time factor 0.040",
-        "gpu-0 30 7.5",
+        "model large tiny.en",
+        "sessions 2 5",
+        "workers ready 1 2",
+        "jobs/s 0.0 10.0",
+        "7, 0 3, 4",
+        "jobs per batch - 4.0",
+        "queue wait - 350 ms",
+        "lag (one in ten exceeds) 6.0 s 1.5 s",
+        "real-time factor - 0.040",
+        "gpu-0 tiny.en 30 7.5",
         "overloaded 2 0.5",
-        "failed 2 0.5",
+        "tiny.en 2 0.5",
     ):
         assert part in shown
 

@@ -8,11 +8,12 @@ import pytest
 
 from ray_whisper_streaming.pool.base import PoolStats
 from ray_whisper_streaming.server.access import Principal
-from ray_whisper_streaming.server.admission import Admission, Load
+from ray_whisper_streaming.server.admission import Admission, Lease
 from ray_whisper_streaming.server.config import ServerConfig
 from ray_whisper_streaming.server.keys import KeyLimits
-from ray_whisper_streaming.server.load import LoadMeter
+from ray_whisper_streaming.server.load import Load, LoadMeter
 from ray_whisper_streaming.server.refusal import ANSWERS, Refusal
+from ray_whisper_streaming.server.room import Room
 
 ANNE, BOB = Principal(tenant="anne"), Principal(tenant="bob")
 
@@ -29,109 +30,116 @@ def clock() -> Clock:
     return Clock()
 
 
-def door(clock: Clock, **config: Any) -> Admission:
-    admission = Admission(ServerConfig(**config), clock)
-    admission.load = Load()
-    return admission
+class Door(Admission):
+    """Of a server with one model, whose workers are ready."""
+
+    def __init__(self, clock: Clock, **config: Any) -> None:
+        super().__init__(ServerConfig(**config), clock)
+        self.room = Room(ServerConfig(**config), clock)
+        self.room.load = Load()
+
+    def enter(self, principal: Principal, streams: int = 1) -> Lease:
+        return self.admit(principal, self.room, streams)
 
 
-def refused(admission: Admission, principal: Principal = ANNE, streams: int = 1) -> tuple[str, float | None]:
+def refused(door: Door, principal: Principal = ANNE, streams: int = 1) -> tuple[str, float | None]:
     with pytest.raises(Refusal) as caught:
-        admission.admit(principal, streams)
+        door.enter(principal, streams)
     return caught.value.code, caught.value.retry_after_s
 
 
 def test_nobody_comes_in_before_workers_are_ready_and_while_it_goes_down(clock: Clock) -> None:
-    admission = Admission(ServerConfig(), clock)
-    assert refused(admission)[0] == "not_ready"
-    admission.load = Load()
-    admission.admit(ANNE)
-    admission.draining = True
-    assert refused(admission)[0] == "draining"
+    door = Door(clock)
+    door.room.load = Load(ready=False)
+    assert refused(door)[0] == "not_ready"
+    door.room.load = Load()
+    door.enter(ANNE)
+    door.draining = True
+    assert refused(door)[0] == "draining"
 
 
 @pytest.mark.parametrize("load", [Load(queue_wait_s=2.5), Load(lag_s=9.0)])
 def test_measured_load_closes_the_door_and_opens_it(clock: Clock, load: Load) -> None:
-    admission = door(clock, max_queue_wait_s=2.0, max_lag_s=6.0)
-    admission.load = load
-    code, retry_after_s = refused(admission)
+    door = Door(clock, max_queue_wait_s=2.0, max_lag_s=6.0)
+    door.room.load = load
+    code, retry_after_s = refused(door)
     assert code == "overloaded"
     assert retry_after_s == max(load.queue_wait_s, load.lag_s)
-    admission.load = Load(queue_wait_s=2.0, lag_s=6.0)
-    admission.admit(ANNE)
+    door.room.load = Load(queue_wait_s=2.0, lag_s=6.0)
+    door.enter(ANNE)
 
 
 def test_a_crowd_waits_until_the_first_can_be_measured(clock: Clock) -> None:
-    admission = door(clock, max_new_streams=3)
-    first = admission.admit(ANNE, 2)
-    admission.admit(BOB)
-    assert refused(admission)[0] == "overloaded"
+    door = Door(clock, max_new_streams=3)
+    first = door.enter(ANNE, 2)
+    door.enter(BOB)
+    assert refused(door)[0] == "overloaded"
     first.release()  # who has gone is no load
-    admission.admit(ANNE, 2)
-    assert refused(admission)[0] == "overloaded"
+    door.enter(ANNE, 2)
+    assert refused(door)[0] == "overloaded"
     clock.now += 2.0
-    admission.admit(ANNE, 3)
+    door.enter(ANNE, 3)
 
 
 def test_a_count_of_streams_is_a_bound_too(clock: Clock) -> None:
-    admission = door(clock, max_streams=3)
-    admission.admit(ANNE, 2)
-    assert refused(admission, BOB, 2)[0] == "overloaded"
-    lease = admission.admit(BOB)
-    assert admission.streams == 3
+    door = Door(clock, max_streams=3)
+    door.enter(ANNE, 2)
+    assert refused(door, BOB, 2)[0] == "overloaded"
+    lease = door.enter(BOB)
+    assert door.streams == 3
     lease.release()
     lease.release()
-    assert admission.streams == 2
+    assert door.streams == 2
 
 
 def test_streams_of_a_key(clock: Clock) -> None:
-    admission = door(clock, max_streams_per_key=2)
-    leases = [admission.admit(ANNE), admission.admit(ANNE)]
-    assert refused(admission)[0] == "too_many_streams"
-    admission.admit(BOB)
+    door = Door(clock, max_streams_per_key=2)
+    leases = [door.enter(ANNE), door.enter(ANNE)]
+    assert refused(door)[0] == "too_many_streams"
+    door.enter(BOB)
     leases[0].release()
-    admission.admit(ANNE)
+    door.enter(ANNE)
     rich = Principal(tenant="rich", limits=KeyLimits(streams=3))
-    admission.admit(rich, 3)
-    assert refused(admission, rich)[0] == "too_many_streams"
+    door.enter(rich, 3)
+    assert refused(door, rich)[0] == "too_many_streams"
 
 
 def test_new_sessions_of_a_key_per_minute(clock: Clock) -> None:
-    admission = door(clock, max_sessions_per_minute=2)
-    admission.admit(ANNE).release()
+    door = Door(clock, max_sessions_per_minute=2)
+    door.enter(ANNE).release()
     clock.now += 20
-    admission.admit(ANNE).release()
-    assert refused(admission) == ("too_many_sessions", 40.0)
-    admission.admit(BOB)
+    door.enter(ANNE).release()
+    assert refused(door) == ("too_many_sessions", 40.0)
+    door.enter(BOB)
     clock.now += 40
-    admission.admit(ANNE)
-    assert refused(admission) == ("too_many_sessions", 20.0)
+    door.enter(ANNE)
+    assert refused(door) == ("too_many_sessions", 20.0)
 
 
 def test_audio_of_a_key_per_hour(clock: Clock) -> None:
-    admission = door(clock, max_audio_minutes_per_hour=2.0)
-    assert admission.charge(ANNE, 60.0)
+    door = Door(clock, max_audio_minutes_per_hour=2.0)
+    assert door.charge(ANNE, 60.0)
     clock.now += 1800
-    assert admission.charge(ANNE, 60.0)
-    assert refused(admission) == ("audio_quota", 1800.0)
-    assert not admission.charge(ANNE, 1.0)
+    assert door.charge(ANNE, 60.0)
+    assert refused(door) == ("audio_quota", 1800.0)
+    assert not door.charge(ANNE, 1.0)
     clock.now += 1800
-    admission.admit(ANNE)
+    door.enter(ANNE)
 
 
 def test_keys_that_use_nothing_are_forgotten(clock: Clock) -> None:
-    admission = door(clock)
-    lease = admission.admit(ANNE)
+    door = Door(clock)
+    lease = door.enter(ANNE)
     for number in range(100):
-        admission.admit(Principal(tenant=str(number))).release()
+        door.enter(Principal(tenant=str(number))).release()
         clock.now += 2.0
-    admission.charge(BOB, 1.0)
+    door.charge(BOB, 1.0)
     clock.now += 3601
-    admission.sweep()
-    assert set(admission._usage) == {"anne"}
+    door.sweep()
+    assert set(door._usage) == {"anne"}
     lease.release()
-    admission.sweep()
-    assert admission._usage == {}
+    door.sweep()
+    assert door._usage == {}
 
 
 def test_what_is_said() -> None:
@@ -141,6 +149,39 @@ def test_what_is_said() -> None:
     assert refusal.body == {"error": {"code": "overloaded", "message": "busy", "retry_after": 2.2}}
     assert Refusal("unauthorized", "who?").headers == {"WWW-Authenticate": "Bearer"}
     assert all(400 <= answer.http_status < 600 for answer in ANSWERS.values())
+
+
+# ---------------------------------------------------------------- several models
+
+
+def test_a_model_that_is_busy_keeps_nobody_from_another(clock: Clock) -> None:
+    door = Door(clock, max_new_streams=3)
+    other = Room(ServerConfig(max_new_streams=3), clock)
+    other.load = Load()
+    for load, code in ((Load(queue_wait_s=9.0), "overloaded"), (Load(ready=False), "not_ready")):
+        door.room.load = load
+        assert refused(door)[0] == code
+        door.admit(ANNE, other).release()
+        door.check(ANNE, [door.room, other])  # whoever has not said yet which one he wants
+    other.load = Load(queue_wait_s=3.0)
+    with pytest.raises(Refusal) as caught:
+        door.check(ANNE, [door.room, other])
+    assert caught.value.retry_after_s == 3.0  # the first that may have room again
+
+
+def test_a_crowd_at_one_model_is_none_at_another(clock: Clock) -> None:
+    door = Door(clock, max_new_streams=3, max_streams=5)
+    other = Room(ServerConfig(max_new_streams=3), clock)
+    other.load = Load()
+    door.enter(ANNE, 3)
+    assert refused(door)[0] == "overloaded"
+    lease = door.admit(ANNE, other, 2)
+    assert (door.streams, door.room.streams, other.streams) == (5, 3, 2)
+    clock.now += 2.0
+    assert refused(door)[0] == "overloaded"  # the bound for memory is the server's
+    lease.release()
+    assert (door.streams, other.streams) == (3, 0)
+    door.enter(ANNE, 2)
 
 
 # ---------------------------------------------------------------- measuring

@@ -20,8 +20,10 @@ def stats(batches: int, jobs: int, *, inference_s: float = 0.0, audio_s: float =
     )
 
 
-def look(log: StatusLog, seen: PoolStats, now: float, lags_s: tuple[float, ...] = ()) -> Point:
-    log.measured(seen, now, sessions=1, streams=2, lags_s=lags_s)
+def look(
+    log: StatusLog, seen: PoolStats, now: float, lags_s: tuple[float, ...] = (), model: str = "tiny.en"
+) -> Point:
+    log.measured(model, seen, now, sessions=1, streams=2, lags_s=lags_s)
     return log.after(-1)[-1]
 
 
@@ -80,3 +82,14 @@ def test_a_point_tells_its_age() -> None:
     told = look(StatusLog(), stats(0, 0), 10.0).told(12.5)
     assert told["age_s"] == 2.5
     assert "at_s" not in told
+
+
+def test_models_are_told_apart() -> None:
+    log = StatusLog()
+    for second in range(KEPT_POINTS + 1):
+        look(log, stats(second, second), float(second))
+        look(log, stats(second, 4 * second), float(second), model="base")
+    assert len(log.after(-1)) == 2 * KEPT_POINTS
+    small, large = log.after(2 * KEPT_POINTS - 1)
+    assert (small.model, small.n, small.batch_size) == ("tiny.en", 2 * KEPT_POINTS, 1.0)
+    assert (large.model, large.n, large.batch_size) == ("base", 2 * KEPT_POINTS + 1, 4.0)

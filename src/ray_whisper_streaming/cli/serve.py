@@ -9,16 +9,13 @@ from contextlib import nullcontext
 
 from rich.console import Console
 
-from ray_whisper_streaming import AsyncPool
-from ray_whisper_streaming.api import Backend
 from ray_whisper_streaming.server.config import ServerConfig
 from ray_whisper_streaming.server.gateway import Gateway
 from ray_whisper_streaming.server.logs import JsonFormatter, TextFormatter
+from ray_whisper_streaming.server.models import make_pools
 from ray_whisper_streaming.server.serving import Server, check_exposure
 
 __all__ = ["configure_logging", "run"]
-
-BACKENDS: dict[str, Backend] = {"local": "local", "ray": "ray"}
 
 
 async def run(config: ServerConfig, *, quiet: bool = False) -> int:
@@ -28,18 +25,13 @@ async def run(config: ServerConfig, *, quiet: bool = False) -> int:
         ConfigurationError, PoolError, OSError: it can't be started.
     """
     check_exposure(config)  # before a model is loaded
-    pool = AsyncPool(
-        config.model,
-        backend=BACKENDS[config.backend],
-        device=config.device,
-        compute_type=config.compute_type,
-        workers=config.workers,
-    )
-    server = Server(Gateway(pool, config))
+    server = Server(Gateway(make_pools(config), config))
     console = Console(stderr=True, highlight=False)
     ready = asyncio.Event()
     waiting = (
-        nullcontext() if quiet or not sys.stderr.isatty() else console.status(f"loading {config.model} ...")
+        nullcontext()
+        if quiet or not sys.stderr.isatty()
+        else console.status(f"loading {', '.join(config.model)} ...")
     )
 
     async def show_waiting() -> None:
@@ -71,7 +63,7 @@ def configure_logging(config: ServerConfig, level: int) -> None:
 
 def _addresses(server: Server, config: ServerConfig) -> list[str]:
     lines = [
-        f"Serving {config.model} on {server.url}",
+        f"Serving {', '.join(config.model)} on {server.url}",
         f"  captions     {server.url}/ in a browser; the pool: {server.url}/status",
         f"  live audio   {server.url.replace('http', 'ws', 1)}/v1/stream",
     ]

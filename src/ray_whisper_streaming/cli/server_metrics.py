@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -16,6 +17,8 @@ PREFIX = "ray_whisper_"
 SESSIONS = PREFIX + "sessions"
 """A metric that every server has, however new."""
 
+Labels: TypeAlias = frozenset[tuple[str, str]]
+
 
 @dataclass(frozen=True, slots=True)
 class Reading:
@@ -23,11 +26,11 @@ class Reading:
 
     Attributes:
         at_s: the moment, monotonic seconds.
-        samples: values by the name of the metric, without our prefix, and its labels' values.
+        samples: values by the name of the metric, without our prefix, and its labels.
     """
 
     at_s: float
-    samples: Mapping[str, Mapping[tuple[str, ...], float]]
+    samples: Mapping[str, Mapping[Labels, float]]
 
     @classmethod
     def parse(cls, text: str, at_s: float) -> Reading:
@@ -36,7 +39,7 @@ class Reading:
         Raises:
             ProtocolError: it is none, or not of a server of ours.
         """
-        samples: dict[str, dict[tuple[str, ...], float]] = {}
+        samples: dict[str, dict[Labels, float]] = {}
         try:
             families = list(text_string_to_metric_families(text))
         except ValueError:
@@ -44,24 +47,29 @@ class Reading:
         for family in families:
             for sample in family.samples:
                 name = sample.name.removeprefix(PREFIX)
-                labels = tuple(sample.labels.values())
-                samples.setdefault(name, {})[labels] = sample.value
+                samples.setdefault(name, {})[frozenset(sample.labels.items())] = sample.value
         if not any(family.name == SESSIONS for family in families):
             raise ProtocolError("these are metrics, but not of a ray-whisper server")
         return cls(at_s, samples)
 
-    def value(self, name: str) -> float:
-        """The sum over all labels; 0 where there is none yet."""
-        return sum(self.samples.get(name, {}).values())
-
-    def by_label(self, name: str) -> dict[str, float]:
-        """Values by the one label that the metric has, without those that are 0."""
+    def value(self, name: str, **labels: str) -> float:
+        """The sum over all that have these labels; 0 where there is none yet."""
         found = self.samples.get(name, {})
-        return {labels[0]: value for labels, value in sorted(found.items()) if labels and value}
+        return sum(value for its_labels, value in found.items() if labels.items() <= its_labels)
+
+    def values_of(self, label: str, name: str) -> list[str]:
+        """What a label of a metric says, sorted."""
+        return sorted({text for labels in self.samples.get(name, {}) for key, text in labels if key == label})
+
+    def by_label(self, label: str, name: str, **labels: str) -> dict[str, float]:
+        """`value` for each that a label says, without those that are 0."""
+        values = {text: self.value(name, **labels, **{label: text}) for text in self.values_of(label, name)}
+        return {text: value for text, value in values.items() if value}
 
     def buckets(self, name: str) -> dict[float, float]:
-        """A histogram: how many were at most so much."""
-        return {float(labels[0]): value for labels, value in self.samples.get(f"{name}_bucket", {}).items()}
+        """A histogram, over all labels: how many were at most so much."""
+        bounds = self.values_of("le", f"{name}_bucket")
+        return {float(bound): self.value(f"{name}_bucket", le=bound) for bound in bounds}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,26 +79,19 @@ class Span:
     first: Reading
     last: Reading
 
-    def rate(self, counter: str) -> float:
+    def rate(self, counter: str, **labels: str) -> float:
         """How much a counter rose, per second. A server that was started anew counts from 0."""
-        return self.rise(counter) / max(self.last.at_s - self.first.at_s, 1e-9)
+        return self.rise(counter, **labels) / max(self.last.at_s - self.first.at_s, 1e-9)
 
-    def rise(self, counter: str) -> float:
+    def rise(self, counter: str, **labels: str) -> float:
         """How much a counter rose."""
-        now, before = self.last.value(counter), self.first.value(counter)
+        now, before = self.last.value(counter, **labels), self.first.value(counter, **labels)
         return now - before if now >= before else now
 
-    def rates_by_label(self, counter: str) -> dict[str, float]:
-        """`rate`, for each value of the one label."""
-        before = self.first.by_label(counter)
-        seconds = max(self.last.at_s - self.first.at_s, 1e-9)
-        now = self.last.by_label(counter)
-        return {label: max(0.0, value - before.get(label, 0.0)) / seconds for label, value in now.items()}
-
-    def ratio(self, above: str, below: str) -> float | None:
+    def ratio(self, above: str, below: str, **labels: str) -> float | None:
         """How much one counter rose for each unit of another; None where that one stood still."""
-        divisor = self.rise(below)
-        return self.rise(above) / divisor if divisor else None
+        divisor = self.rise(below, **labels)
+        return self.rise(above, **labels) / divisor if divisor else None
 
     def buckets(self, name: str) -> dict[float, float]:
         """A histogram of what came in between; of all since the start, where nothing did."""

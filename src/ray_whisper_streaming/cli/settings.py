@@ -55,7 +55,7 @@ def with_settings(command: Callable[..., None], **others: tuple[Any, Any]) -> Ca
 def _of_setting(setting: Setting) -> inspect.Parameter:
     flag = "--" + setting.name.replace("_", "-")
     default = setting.default
-    shown = "" if default is None or default == () else str(default)
+    shown = ", ".join(map(str, default)) if setting.many else "" if default is None else str(default)
     option: Any = typer.Option(
         f"{flag}/--no{flag[1:]}" if setting.kind is bool else flag,
         help=setting.advice,

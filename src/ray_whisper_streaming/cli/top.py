@@ -6,6 +6,8 @@ import asyncio
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
+from functools import partial
 from urllib.parse import urlsplit
 
 from rich import box
@@ -96,95 +98,100 @@ def view(url: str, span: Span) -> Group:
     now = span.last
     state = "[red]going down[/]" if now.value("draining") else "serving"
     title = Text.from_markup(f"[bold]{url.removesuffix('/metrics')}[/]  {state}")
-    return Group(title, _server_table(span), _workers_table(span), *_trouble_tables(span))
+    return Group(
+        title, _server_table(span), _models_table(span), _workers_table(span), *_trouble_tables(span)
+    )
 
 
 def _server_table(span: Span) -> Table:
     now = span.last
     latency = span.buckets("commit_latency_seconds")
-    protocols = ", ".join(f"{count:.0f} {name}" for name, count in now.by_label("sessions").items())
+    protocols = ", ".join(
+        f"{count:.0f} {name}" for name, count in now.by_label("protocol", "sessions").items()
+    )
     table = Table.grid(padding=(0, 3))
-    for _ in range(2):
-        table.add_column(style="dim")
-        table.add_column(justify="right")
-    rows = [
-        ("sessions", f"{now.value('sessions'):.0f}", "workers ready", f"{now.value('pool_workers'):.0f}"),
-        ("streams", f"{now.value('streams'):.0f}", "jobs/s", _number(span.rate("pool_jobs_done_total"), 1)),
-        (
-            "words/s",
-            _number(span.rate("words_committed_total"), 1),
-            "jobs waiting, running",
-            f"{now.value('pool_jobs_waiting'):.0f}, {now.value('pool_jobs_running'):.0f}",
+    table.add_column(style="dim")
+    table.add_column(justify="right")
+    table.add_row("sessions", f"{now.value('sessions'):.0f}")
+    table.add_row("by protocol", protocols or "-")
+    table.add_row("streams", f"{now.value('streams'):.0f}")
+    table.add_row("words/s", _number(span.rate("words_committed_total"), 1))
+    table.add_row("commit latency p50", _seconds(percentile_s(latency, 50)))
+    table.add_row("commit latency p95", _seconds(percentile_s(latency, 95)))
+    table.add_row("sessions opened", f"{now.value('sessions_opened_total'):.0f}")
+    return table
+
+
+def _models_table(span: Span) -> Table:
+    """A column for each model: what its workers do."""
+    now = span.last
+    models = now.values_of("model", "pool_workers")
+    table = _table("model", *models)
+
+    def row(title: str, figure: Callable[[str], str]) -> None:
+        table.add_row(title, *map(figure, models))
+
+    row("sessions", lambda model: f"{now.value('sessions', model=model):.0f}")
+    row("lag (one in ten exceeds)", lambda model: _seconds(now.value("lag_seconds", model=model)))
+    row("workers ready", lambda model: f"{now.value('pool_workers', model=model):.0f}")
+    row("jobs/s", lambda model: _number(span.rate("pool_jobs_done_total", model=model), 1))
+    row(
+        "jobs waiting, running",
+        lambda model: ", ".join(
+            f"{now.value(f'pool_jobs_{state}', model=model):.0f}" for state in ("waiting", "running")
         ),
-        (
-            "commit latency p50",
-            _seconds(percentile_s(latency, 50)),
-            "jobs per batch",
-            _number(span.ratio("pool_jobs_batched_total", "pool_batches_total"), 1),
-        ),
-        (
-            "commit latency p95",
-            _seconds(percentile_s(latency, 95)),
-            "queue wait",
-            _seconds(span.ratio("pool_queue_wait_seconds_total", "pool_jobs_batched_total")),
-        ),
-        (
-            "lag (one in ten exceeds)",
-            _seconds(now.value("lag_seconds")),
-            "inference per batch",
-            _seconds(span.ratio("pool_inference_seconds_total", "pool_batches_total")),
-        ),
-        (
-            "sessions opened",
-            f"{now.value('sessions_opened_total'):.0f}",
-            "real-time factor",
-            _number(span.ratio("pool_inference_seconds_total", "pool_audio_decoded_seconds_total"), 3),
-        ),
-        ("by protocol", protocols or "-", "", ""),
-    ]
-    for row in rows:
-        table.add_row(*row)
+    )
+    ratios = (
+        ("jobs per batch", "jobs_batched", "batches", partial(_number, digits=1)),
+        ("queue wait", "queue_wait_seconds", "jobs_batched", _seconds),
+        ("inference per batch", "inference_seconds", "batches", _seconds),
+        ("real-time factor", "inference_seconds", "audio_decoded_seconds", partial(_number, digits=3)),
+    )
+    for title, above, below, shown in ratios:
+        figures = [span.ratio(f"pool_{above}_total", f"pool_{below}_total", model=model) for model in models]
+        table.add_row(title, *map(shown, figures))
     return table
 
 
 def _workers_table(span: Span) -> Table:
-    table = _table("worker", "jobs", "jobs/s")
-    done, rates = (
-        span.last.by_label("worker_jobs_done_total"),
-        span.rates_by_label("worker_jobs_done_total"),
-    )
-    for worker in list(done)[:MAX_WORKERS]:
-        table.add_row(worker, f"{done[worker]:.0f}", _number(rates[worker], 1))
-    rest = list(done)[MAX_WORKERS:]
-    if rest:
-        jobs, rate = sum(done[each] for each in rest), sum(rates[each] for each in rest)
-        table.add_row(f"{len(rest)} more", f"{jobs:.0f}", _number(rate, 1))
-    if not done:
-        table.add_row("none has done a job yet", "", "")
+    table = _table("worker", "model", "jobs", "jobs/s")
+    counter = "worker_jobs_done_total"
+    found = [
+        (worker, model)
+        for model in span.last.values_of("model", counter)
+        for worker in span.last.by_label("worker", counter, model=model)
+    ]
+    jobs = [span.last.value(counter, worker=worker, model=model) for worker, model in found]
+    rates = [span.rate(counter, worker=worker, model=model) for worker, model in found]
+    for (worker, model), done, rate in list(zip(found, jobs, rates, strict=True))[:MAX_WORKERS]:
+        table.add_row(worker, model, f"{done:.0f}", _number(rate, 1))
+    rest = len(found) - MAX_WORKERS
+    if rest > 0:
+        table.add_row(
+            f"{rest} more", "", f"{sum(jobs[MAX_WORKERS:]):.0f}", _number(sum(rates[MAX_WORKERS:]), 1)
+        )
+    if not found:
+        table.add_row("none has done a job yet", "", "", "")
     return table
 
 
 def _trouble_tables(span: Span) -> list[Table]:
-    """Refusals, errors, endings: what there were, in all and lately."""
+    """Refusals, errors, endings, failed jobs: what there were, in all and lately."""
     shown: list[Table] = []
     kinds = (
-        ("refused", "refusals_total"),
-        ("error", "errors_total"),
-        ("session ended", "sessions_ended_total"),
+        ("refused", "code", "refusals_total"),
+        ("error", "type", "errors_total"),
+        ("session ended", "reason", "sessions_ended_total"),
+        ("job failed", "model", "pool_jobs_failed_total"),
+        ("job run again", "model", "pool_jobs_retried_total"),
     )
-    for heading, counter in kinds:
-        counts, rates = span.last.by_label(counter), span.rates_by_label(counter)
+    for heading, label, counter in kinds:
+        counts = span.last.by_label(label, counter)
         if counts:
             table = _table(heading, "in all", "per s")
-            for label, count in counts.items():
-                table.add_row(label, f"{count:.0f}", _number(rates[label], 1))
+            for text, count in counts.items():
+                table.add_row(text, f"{count:.0f}", _number(span.rate(counter, **{label: text}), 1))
             shown.append(table)
-    retried, failed = span.last.value("pool_jobs_retried_total"), span.last.value("pool_jobs_failed_total")
-    if retried or failed:
-        table = _table("jobs", "in all", "per s")
-        table.add_row("failed", f"{failed:.0f}", _number(span.rate("pool_jobs_failed_total"), 1))
-        table.add_row("run again", f"{retried:.0f}", _number(span.rate("pool_jobs_retried_total"), 1))
-        shown.append(table)
     return shown
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 import uuid
@@ -62,7 +63,9 @@ class RayPool(RayPoolHandle):
         engine_factory: makes an engine; must be picklable, and importable on the workers' nodes.
         workers: how many; None: one per GPU of the cluster or, without GPUs, one per node with all its cores.
         max_worker_count: at most so many.
-        num_gpus_per_worker: None: 1 if the cluster has GPUs, else 0.
+        gpu_share: the part of the cluster's GPUs that is this pool's, if there are others; where it has fewer GPUs
+            than workers, those get a part of one.
+        num_gpus_per_worker: None: as above; 1 where the pool is alone, 0 where the cluster has no GPU.
         scheduler: limits of the queue and of batches. The engine's own batch limit is kept too.
         job_timeout_s: an engine call that takes longer fails its jobs with `EngineTimeout`, and the worker is
             restarted.
@@ -79,6 +82,7 @@ class RayPool(RayPoolHandle):
         *,
         workers: int | None = None,
         max_worker_count: int | None = None,
+        gpu_share: float = 1.0,
         num_gpus_per_worker: float | None = None,
         scheduler: SchedulerConfig | None = None,
         job_timeout_s: float = 60.0,
@@ -90,11 +94,14 @@ class RayPool(RayPoolHandle):
         for field, count in (("workers", workers), ("max_worker_count", max_worker_count)):
             if count is not None and count < 1:
                 raise ConfigurationError(field, count, "1 or more, or None")
+        if not 0 < gpu_share <= 1:
+            raise ConfigurationError("gpu_share", gpu_share, "more than 0, at most 1")
         if not job_timeout_s > 0:
             raise ConfigurationError("job_timeout_s", job_timeout_s, "more than 0 s")
         self._engine_factory = engine_factory
         self._wanted = workers
         self._max_worker_count = max_worker_count
+        self._gpu_share = gpu_share
         self._num_gpus_per_worker = num_gpus_per_worker
         self._config = scheduler or SchedulerConfig()
         self._job_timeout_s = job_timeout_s
@@ -177,11 +184,15 @@ class RayPool(RayPoolHandle):
 
     def _plan(self) -> _Plan:
         gpus = ray.cluster_resources().get("GPU", 0.0)
+        ours = gpus * self._gpu_share
         per_worker = self._num_gpus_per_worker
         if per_worker is None:
-            per_worker = 1.0 if gpus else 0.0
+            # Rounded, as a third of three GPUs is one, whatever floats say.
+            shared = gpus and self._gpu_share < 1
+            on_each = math.ceil(round((self._wanted or 1) / ours, 6)) if shared else 1
+            per_worker = 1 / max(1, on_each) if gpus else 0.0
         if per_worker:
-            count = self._capped(self._wanted or max(1, int(gpus / per_worker)))
+            count = self._capped(self._wanted or max(1, int(round(ours / per_worker, 6))))
             told = f"GPUs in the Ray cluster: {gpus:g}; workers: {count}, with {per_worker:g} GPU each"
             return _Plan(strategies=("SPREAD",) * count, num_gpus=per_worker, told=told)
         why = "no GPU asked for" if gpus else "no GPU in the Ray cluster"

@@ -78,8 +78,10 @@ class ServerConfig:
         "Origins of web pages that may use the server, such as https://app.example.org, besides its own; * is any.",
     )
 
-    model: str = option(
-        "tiny.en", "Model of sessions that name none: a name, folder or hub id; see 'ray-whisper models'."
+    model: tuple[str, ...] = option(
+        ("tiny.en",),
+        "Models to serve, each by its name, folder or hub id (see 'ray-whisper models'); sessions that name none get "
+        "the first. Each has workers of its own, so think of memory.",
     )
     backend: str = option(
         "local",
@@ -93,8 +95,11 @@ class ServerConfig:
     compute_type: str = option(
         "auto", "Numbers computed with; auto is int8 on a CPU and float16 on a GPU, and rarely wrong."
     )
-    workers: int | None = option(
-        None, "Workers; without it one per GPU, or one that uses all cores, which is best for a CPU.", low=1
+    workers: tuple[int, ...] = option(
+        (),
+        "Workers of each model: a number for all, or one for each in their order. Without it one per GPU, the GPUs "
+        "being divided among the models, or one that uses all cores, which is best for a CPU.",
+        low=1,
     )
 
     max_queue_wait_s: float = option(
@@ -173,6 +178,10 @@ class ServerConfig:
             setting.check(getattr(self, setting.name))
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ConfigurationError("tls_cert", self.tls_cert, "given together with tls_key")
+        if not self.model or len(set(self.model)) < len(self.model):
+            raise ConfigurationError("model", self.model, "at least one, and none of them twice")
+        if len(self.workers) not in (0, 1, len(self.model)):
+            raise ConfigurationError("workers", self.workers, "one number, or as many as there are models")
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,11 +217,11 @@ class Setting:
         """Raise `ConfigurationError` unless ``value`` is allowed."""
         if value is None and self.optional:
             return
-        for each in self._parts(value):
-            if not self._is_kind(each):
-                raise ConfigurationError(
-                    self.name, value, f"a list of {self.kind.__name__}" if self.many else self.kind.__name__
-                )
+        parts = cast("tuple[Any, ...]", value if self.many else (value,))
+        if isinstance(value, tuple) != self.many or not all(map(self._is_kind, parts)):
+            kind = self.kind.__name__
+            raise ConfigurationError(self.name, value, f"a list of {kind}" if self.many else kind)
+        for each in parts:
             if self.kind in (int, float):
                 check_range(self.name, each, self.low, self.high)
             if self.choices:
@@ -221,9 +230,10 @@ class Setting:
     def parse(self, text: str) -> Any:
         """The value that a text of the environment stands for."""
         if self.many:
-            return tuple(part.strip() for part in text.split(",") if part.strip())
-        if self.optional and not text:
-            return None
+            return tuple(self._parse_one(part.strip()) for part in text.split(",") if part.strip())
+        return None if self.optional and not text else self._parse_one(text)
+
+    def _parse_one(self, text: str) -> Any:
         if self.kind is bool:
             if text.lower() in TRUE or text.lower() in FALSE:
                 return text.lower() in TRUE
@@ -232,9 +242,6 @@ class Setting:
             return self.kind(text)
         except ValueError:
             raise ConfigurationError(self.variable, text, self.kind.__name__) from None
-
-    def _parts(self, value: Any) -> tuple[Any, ...]:
-        return cast("tuple[Any, ...]", value) if self.many and isinstance(value, tuple) else (value,)
 
     def _is_kind(self, value: Any) -> bool:
         if self.kind is float:
@@ -288,7 +295,11 @@ def load_config(
             sources[setting.name] = setting.variable
         elif setting.name in from_file:
             value = from_file[setting.name]
-            values[setting.name] = tuple(cast("list[Any]", value)) if isinstance(value, list) else value
+            if isinstance(value, list):
+                value = tuple(cast("list[Any]", value))
+            elif setting.many:
+                value = (value,)  # a list of one needs no brackets
+            values[setting.name] = value
             sources[setting.name] = str(file)
     return ServerConfig(**values), sources
 

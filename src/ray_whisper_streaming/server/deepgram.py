@@ -12,7 +12,7 @@ from starlette.websockets import WebSocket
 from ray_whisper_streaming.errors import AudioError, ConfigurationError, ProtocolError, StreamClosed
 from ray_whisper_streaming.server.access import choose_subprotocol
 from ray_whisper_streaming.server.codecs import framed
-from ray_whisper_streaming.server.foreign import Batch, EventReader, served_models, session_audio
+from ray_whisper_streaming.server.foreign import Batch, EventReader, session_audio
 from ray_whisper_streaming.server.gateway import Gateway
 from ray_whisper_streaming.server.peer import Peer, PeerGone, side_by_side
 from ray_whisper_streaming.server.refusal import POLICY_VIOLATION, SERVICE_RESTART, Refusal, refuse_websocket
@@ -46,7 +46,7 @@ async def listen(websocket: WebSocket) -> None:
     request_id = str(uuid.uuid4())
     try:
         principal = gateway.authenticate(websocket)
-        query = ListenQuery.parse(websocket.query_params.multi_items(), served_models(gateway))
+        query = ListenQuery.parse(websocket.query_params.multi_items(), gateway.models.names)
         session = await gateway.open_session(
             principal, query.options, session_audio(query.audio), protocol=PROTOCOL
         )

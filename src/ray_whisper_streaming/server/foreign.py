@@ -8,19 +8,13 @@ from collections.abc import AsyncIterator
 from ray_whisper_streaming.core.jobs import SAMPLE_RATE
 from ray_whisper_streaming.server.audio import AudioFormat
 from ray_whisper_streaming.server.codecs import CodedAudio
-from ray_whisper_streaming.server.gateway import Gateway
 from ray_whisper_streaming.server.session import Session, SessionEvent
 from ray_whisper_streaming.wire import actions
 
-__all__ = ["Batch", "EventReader", "served_models", "session_audio"]
+__all__ = ["Batch", "EventReader", "session_audio"]
 
 Batch = list[tuple[int, SessionEvent]]
 """Events with their channels."""
-
-
-def served_models(gateway: Gateway) -> tuple[str, ...]:
-    """The models that clients may name; the first is the default."""
-    return (gateway.pool.model,)
 
 
 def session_audio(audio: actions.AudioFormat) -> AudioFormat:

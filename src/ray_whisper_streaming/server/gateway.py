@@ -1,4 +1,4 @@
-"""What all endpoints share: the pool, who may come in, the sessions that are open, and the watch over them."""
+"""What all endpoints share: the models, who may come in, the sessions that are open, and the watch over them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -15,16 +15,16 @@ from starlette.requests import HTTPConnection
 
 from ray_whisper_streaming.api import AsyncLiveStream, AsyncPool
 from ray_whisper_streaming.core.events import Event
-from ray_whisper_streaming.core.options import AUTO, StreamOptions
-from ray_whisper_streaming.errors import ConfigurationError, RayWhisperError
+from ray_whisper_streaming.core.options import StreamOptions
+from ray_whisper_streaming.errors import RayWhisperError
 from ray_whisper_streaming.server.access import Access, Principal
 from ray_whisper_streaming.server.admission import Admission
 from ray_whisper_streaming.server.audio import AudioFormat
 from ray_whisper_streaming.server.config import ServerConfig
 from ray_whisper_streaming.server.intake import AudioIntake
 from ray_whisper_streaming.server.keys import Keyring
-from ray_whisper_streaming.server.load import LoadMeter
 from ray_whisper_streaming.server.metrics import Metrics
+from ray_whisper_streaming.server.models import Models, ServedModel
 from ray_whisper_streaming.server.refusal import Refusal
 from ray_whisper_streaming.server.session import Draining, Session
 from ray_whisper_streaming.server.status import StatusLog
@@ -46,23 +46,20 @@ LAST_WORDS_S = 5.0
 
 SESSION_ID_BYTES = 12
 
-ENGLISH_ONLY = ".en"
-"""How the names of Whisper's models for English alone end."""
-
 
 class Gateway:
     """One per process. `start` it, give it to `create_app`, `aclose` it.
 
     Args:
-        pool: where sessions get their streams; started and closed here.
+        pools: where sessions get their streams, one per model, the default first; started and closed here.
         config: the server's options.
         clock: monotonic seconds.
     """
 
     def __init__(
-        self, pool: AsyncPool, config: ServerConfig, clock: Callable[[], float] = time.monotonic
+        self, pools: Sequence[AsyncPool], config: ServerConfig, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.pool = pool
+        self.models = Models(pools, config, clock)
         self.config = config
         self.clock = clock
         self.access = Access(
@@ -79,18 +76,17 @@ class Gateway:
         self._empty = asyncio.Event()
         self._empty.set()
         self._intake = AudioIntake()
-        self._meter = LoadMeter(clock)
         self._starting: asyncio.Task[None] | None = None
-        self._watching: asyncio.Task[None] | None = None
+        self._watching: list[asyncio.Task[None]] = []
 
     # ---------------------------------------------------------------- for endpoints
 
     @property
     def state(self) -> str:
-        """``ready``, ``starting`` (also while there is no worker) or ``draining``."""
+        """``ready`` (at least one model is), ``starting`` (also while there is no worker) or ``draining``."""
         if self.admission.draining:
             return "draining"
-        return "ready" if self.admission.load.ready else "starting"
+        return "ready" if any(room.load.ready for room in self.models.rooms) else "starting"
 
     def authenticate(self, connection: HTTPConnection) -> Principal:
         """Who a request or WebSocket is from: its key or token, and its origin.
@@ -101,8 +97,12 @@ class Gateway:
         return self._count_refusal(lambda: self.access.authenticate(connection))
 
     def check_room(self, principal: Principal) -> None:
-        """Whether a session would be let in now, before its options are known. Raises `Refusal`."""
-        self._count_refusal(lambda: self.admission.check(principal))
+        """Whether a session would be let in now, before its options are known: with a model that has room.
+
+        Raises:
+            Refusal: see `Admission.admit`.
+        """
+        self._count_refusal(lambda: self.admission.check(principal, self.models.rooms))
 
     async def open_session(
         self,
@@ -126,24 +126,26 @@ class Gateway:
 
         Raises:
             Refusal: see `Admission.admit`.
-            ConfigurationError: the pool's model can't do what the options want.
+            ConfigurationError: the model is not served here, or can't do what the options want.
         """
         options, audio = options or StreamOptions(), audio or AudioFormat()
-        self._check_model(options)
+        model = self.models.choose(options.model)
+        model.check(options)
         if principal.session_id is not None:
             raise self._refused(Refusal("forbidden", "this token is for following a session"))
-        lease = self._count_refusal(lambda: self.admission.admit(principal, audio.streams))
+        lease = self._count_refusal(lambda: self.admission.admit(principal, model.room, audio.streams))
         session_id = secrets.token_urlsafe(SESSION_ID_BYTES)
         streams: list[AsyncLiveStream] = []
         try:
             for channel in range(audio.streams):
                 stream_id = f"{session_id}/{channel}" if audio.split else session_id
                 streams.append(
-                    self.pool.stream(replace(options, tenant=principal.tenant), stream_id=stream_id)
+                    model.pool.stream(replace(options, tenant=principal.tenant), stream_id=stream_id)
                 )
             session = Session(
                 session_id=session_id,
                 protocol=protocol,
+                model=model.name,
                 streams=streams,
                 audio=audio,
                 lease=lease,
@@ -167,6 +169,7 @@ class Gateway:
             extra={
                 "session": session_id,
                 "protocol": protocol,
+                "model": model.name,
                 "key": principal.name,
                 "streams": len(streams),
             },
@@ -221,19 +224,21 @@ class Gateway:
         """Close all sessions, and stop the workers. Safe to call twice."""
         self.admission.draining = True
         self.ready.clear()
-        tasks = [task for task in (self._watching, self._starting) if task is not None]
+        tasks = [*self._watching, *([self._starting] if self._starting else [])]
         for task in tasks:
             task.cancel()
         for session in list(self.sessions.values()):
             await session.aclose()
         await self._intake.aclose()
-        await self.pool.aclose()
+        await self.models.aclose()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _start(self) -> None:
-        await self.pool.start()
-        await self._look()
-        self._watching = asyncio.create_task(self._watch())
+        await self.models.start()
+        for model in self.models:
+            await self._look(model)
+        self._watching = [asyncio.create_task(self._watch(model)) for model in self.models]
+        self._watching.append(asyncio.create_task(self._keep_limits()))
         self.ready.set()
 
     async def _wait_until_empty(self, until: float) -> None:
@@ -242,33 +247,37 @@ class Gateway:
         except asyncio.TimeoutError:
             pass
 
-    async def _watch(self) -> None:
+    async def _watch(self, model: ServedModel) -> None:
+        """Look at a model now and then. One that does not answer holds up no other."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            try:
+                await self._look(model)
+            except RayWhisperError as error:
+                logger.warning("the pool of %s does not answer: %s", model.name, error)
+
+    async def _look(self, model: ServedModel) -> None:
+        sessions = [session for session in self.sessions.values() if session.model == model.name]
+        lags_s = [session.lag_s for session in sessions if session.is_live]
+        stats = await model.look(lags_s)
+        self.metrics.load_measured(model.name, stats, model.room.load)
+        self.status.measured(
+            model.name,
+            stats,
+            self.clock(),
+            sessions=len(sessions),
+            streams=model.room.streams,
+            lags_s=lags_s,
+        )
+
+    async def _keep_limits(self) -> None:
         looks = 0
         while True:
             await asyncio.sleep(LOOK_S)
             looks += 1
-            try:
-                await self._look()
-                self._enforce_limits()
-                if looks % SWEEP_LOOKS == 0:
-                    self.admission.sweep()
-            except RayWhisperError as error:
-                # The pool can't be asked: nobody is let in until it can.
-                logger.warning("the pool does not answer: %s", error)
-                self.admission.load = replace(self.admission.load, ready=False)
-
-    async def _look(self) -> None:
-        stats = await self.pool.stats()
-        lags_s = [session.lag_s for session in self.sessions.values() if session.is_live]
-        self.admission.load = self._meter.measure(stats, lags_s)
-        self.metrics.load_measured(stats, self.admission.load)
-        self.status.measured(
-            stats,
-            self.clock(),
-            sessions=len(self.sessions),
-            streams=self.admission.streams,
-            lags_s=lags_s,
-        )
+            self._enforce_limits()
+            if looks % SWEEP_LOOKS == 0:
+                self.admission.sweep()
 
     def _enforce_limits(self) -> None:
         now, config = self.clock(), self.config
@@ -282,20 +291,6 @@ class Gateway:
                 session.end("audio_quota")
 
     # ---------------------------------------------------------------- inside
-
-    def _check_model(self, options: StreamOptions) -> None:
-        """Say now what otherwise the first job would say."""
-        model = options.model or self.pool.model
-        if model != self.pool.model:
-            raise ConfigurationError("model", model, f"{self.pool.model}, the one served here")
-        if not model.endswith(ENGLISH_ONLY):
-            return
-        if options.language not in (AUTO, "en"):
-            raise ConfigurationError(
-                "language", options.language, f"en or auto, as {model} knows English alone"
-            )
-        if options.task == "translate":
-            raise ConfigurationError("task", options.task, f"transcribe, as {model} knows English alone")
 
     def _observe(self, session: Session, stream: AsyncLiveStream, event: Event) -> None:
         self.metrics.event(session, stream, event)

@@ -22,7 +22,11 @@ async def healthz(request: Request) -> Response:
 async def readyz(request: Request) -> Response:
     """200 while new sessions may come, 503 while workers load, when there are none, and while draining."""
     gateway: Gateway = request.app.state.gateway
-    body = {"state": gateway.state, "streams": gateway.admission.streams}
+    body = {
+        "state": gateway.state,
+        "streams": gateway.admission.streams,
+        "models": {model.name: model.room.load.ready for model in gateway.models},
+    }
     return JSONResponse(body, 200 if gateway.state == "ready" else 503)
 
 
@@ -43,7 +47,7 @@ async def status(request: Request) -> Response:
     now = gateway.clock()
     body = {
         "state": gateway.state,
-        "model": gateway.pool.model,
+        "models": gateway.models.names,
         "points": [point.told(now) for point in gateway.status.after(known)],
     }
     return JSONResponse(body, headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"})

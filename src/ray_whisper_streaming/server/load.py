@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from ray_whisper_streaming.pool.base import PoolStats
-from ray_whisper_streaming.server.admission import Load
 
-__all__ = ["LoadMeter"]
+__all__ = ["Load", "LoadMeter"]
 
 LAGGING_SHARE = 0.1
 """The lag that counts is the one that this share of the live sessions exceeds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What was measured last.
+
+    Attributes:
+        ready: whether workers are there and warm.
+        queue_wait_s: mean of the jobs that were begun lately; or how long nothing moved, if jobs wait.
+        lag_s: the lag that one in ten live sessions exceeds.
+    """
+
+    ready: bool = True
+    queue_wait_s: float = 0.0
+    lag_s: float = 0.0
 
 
 class LoadMeter:

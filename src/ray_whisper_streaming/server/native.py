@@ -148,7 +148,7 @@ class Conversation:
         config = self._gateway.config
         return native_messages.Ready(
             session_id=self.session.session_id,
-            model=self._options.model or self._gateway.pool.model,
+            model=self.session.model,
             next_audio=self._machine.next_audio,
             streams=len(self.session.streams),
             resumed=resumed,

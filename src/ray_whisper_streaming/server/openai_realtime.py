@@ -15,7 +15,7 @@ from starlette.websockets import WebSocket
 
 from ray_whisper_streaming.errors import ConfigurationError, ProtocolError, StreamClosed
 from ray_whisper_streaming.server.access import Principal, choose_subprotocol, find_credential
-from ray_whisper_streaming.server.foreign import Batch, EventReader, served_models, session_audio
+from ray_whisper_streaming.server.foreign import Batch, EventReader, session_audio
 from ray_whisper_streaming.server.gateway import Gateway
 from ray_whisper_streaming.server.openai_errors import error_response, refusal_response
 from ray_whisper_streaming.server.openai_secrets import join_secret, split_secret
@@ -229,7 +229,7 @@ def _first_config(gateway: Gateway, websocket: WebSocket, given: object) -> Sess
     Raises:
         BadParameter: one of them can't be served.
     """
-    config = SessionConfig.default(served_models(gateway))
+    config = SessionConfig.default(gateway.models.names)
     model = websocket.query_params.get("model")
     if model is not None and not is_foreign_model(model):
         transcription = {"input": {"transcription": {"model": model}}}
@@ -241,7 +241,7 @@ async def _wanted_secret(gateway: Gateway, request: Request) -> tuple[SessionCon
     """The body of a request for a secret: what will hold, the session object, and the secret's life in seconds."""
     body = await _read_json(request)
     session = body.get("session")
-    config = SessionConfig.default(served_models(gateway))
+    config = SessionConfig.default(gateway.models.names)
     if session is not None:
         config = config.updated(session)
     after = body.get("expires_after", {})

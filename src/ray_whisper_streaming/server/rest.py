@@ -24,7 +24,6 @@ from ray_whisper_streaming.core.transcript import Word
 from ray_whisper_streaming.errors import AudioError, ConfigurationError, StreamClosed
 from ray_whisper_streaming.media import decode_file
 from ray_whisper_streaming.server.access import Principal
-from ray_whisper_streaming.server.foreign import served_models
 from ray_whisper_streaming.server.gateway import Gateway
 from ray_whisper_streaming.server.openai_errors import error_body, error_response, refusal_response
 from ray_whisper_streaming.server.refusal import Refusal
@@ -85,7 +84,7 @@ async def models(request: Request) -> Response:
         gateway.authenticate(request)
     except Refusal as refusal:
         return refusal_response(refusal)
-    return JSONResponse({"object": "list", "data": [_model(name) for name in served_models(gateway)]})
+    return JSONResponse({"object": "list", "data": [_model(name) for name in gateway.models.names]})
 
 
 async def model(request: Request) -> Response:
@@ -96,7 +95,7 @@ async def model(request: Request) -> Response:
     except Refusal as refusal:
         return refusal_response(refusal)
     name: str = request.path_params["model"]
-    if name not in served_models(gateway):
+    if name not in gateway.models.names:
         return error_response(404, "there is no such model", param="model", code="model_not_found")
     return JSONResponse(_model(name))
 
@@ -120,7 +119,7 @@ async def _answer(request: Request, *, translate: bool) -> Response:
         if not isinstance(upload, UploadFile):
             raise BadParameter("file is missing", param="file", code="missing_required_parameter")
         texts = [(name, value) for name, value in form.multi_items() if isinstance(value, str)]
-        wanted = TranscriptionRequest.parse(texts, served_models(gateway), translate=translate)
+        wanted = TranscriptionRequest.parse(texts, gateway.models.names, translate=translate)
         hearing = _Hearing(gateway, wanted, await _open(gateway, principal, wanted), upload.file)
         if wanted.stream:
             streamed = _Streamed(hearing, form)

@@ -98,6 +98,7 @@ class Session:
     Args:
         session_id: unguessable: who knows it and has the key may follow the session.
         protocol: for logs and metrics.
+        model: the name of the one that all streams are of.
         streams: open; one per channel.
         audio: what will be pushed.
         lease: released at the end.
@@ -114,6 +115,7 @@ class Session:
         *,
         session_id: str,
         protocol: str,
+        model: str,
         streams: Sequence[AsyncLiveStream],
         audio: AudioFormat,
         lease: Lease,
@@ -126,6 +128,7 @@ class Session:
     ) -> None:
         self.session_id = session_id
         self.protocol = protocol
+        self.model = model
         self.audio = audio
         self.lease = lease
         self.streams = tuple(streams)

@@ -1,9 +1,9 @@
-"""How the pool did over the last minutes, for the page ``/status``: one point each time the gateway looks."""
+"""How the pools did over the last minutes, for the page ``/status``: one point each time the gateway looks at one."""
 
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -12,7 +12,7 @@ from ray_whisper_streaming.pool.base import PoolStats
 __all__ = ["Point", "StatusLog", "percentile"]
 
 KEPT_POINTS = 300
-"""Five minutes, a point a second."""
+"""Of each model: five minutes, a point a second."""
 
 SPAN_POINTS = 5
 """Means are taken over the time since so many points before: in a single second there may be one batch, or none."""
@@ -20,10 +20,11 @@ SPAN_POINTS = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """One look at the pool. Where nothing ran there is no mean: it is None, not 0.
+    """One look at a pool. Where nothing ran there is no mean: it is None, not 0.
 
     Attributes:
-        n: its running number.
+        n: its running number, over all pools.
+        model: the pool's.
         at_s: monotonic seconds.
         workers: ready.
         sessions: open.
@@ -35,9 +36,12 @@ class Point:
         busy: share of the workers' time spent decoding.
         real_time_factor: seconds of inference per second of audio decoded.
         lag_p50_s, lag_p90_s, lag_p99_s: of live sessions, now.
+
+    Sessions and streams are those of the model.
     """
 
     n: int
+    model: str
     at_s: float
     workers: int
     sessions: int
@@ -52,9 +56,9 @@ class Point:
     lag_p90_s: float | None
     lag_p99_s: float | None
 
-    def told(self, now: float) -> dict[str, float | int | None]:
+    def told(self, now: float) -> dict[str, str | float | int | None]:
         """The point for JSON. Whoever reads it has another clock, so it tells its age (``age_s``), not its time."""
-        facts: dict[str, float | int | None] = asdict(self)
+        facts: dict[str, str | float | int | None] = asdict(self)
         del facts["at_s"]
         facts["age_s"] = now - self.at_s
         return {name: _rounded(value) for name, value in facts.items()}
@@ -73,22 +77,30 @@ class _Sums:
 
 
 class StatusLog:
-    """Points of the last minutes, made of one snapshot of the pool and the snapshots before it."""
+    """Points of the last minutes, made of one snapshot of a pool and the snapshots before it."""
 
     def __init__(self) -> None:
-        self._points: deque[Point] = deque(maxlen=KEPT_POINTS)
-        self._sums: deque[_Sums] = deque(maxlen=SPAN_POINTS + 1)
+        self._points: dict[str, deque[Point]] = defaultdict(lambda: deque(maxlen=KEPT_POINTS))
+        self._sums: dict[str, deque[_Sums]] = defaultdict(lambda: deque(maxlen=SPAN_POINTS + 1))
         self._next = 0
 
     def measured(
-        self, stats: PoolStats, now: float, *, sessions: int, streams: int, lags_s: Sequence[float]
+        self,
+        model: str,
+        stats: PoolStats,
+        now: float,
+        *,
+        sessions: int,
+        streams: int,
+        lags_s: Sequence[float],
     ) -> None:
-        """The gateway looked at the pool.
+        """The gateway looked at a pool.
 
         Args:
+            model: the pool's.
             stats: of the pool.
             now: monotonic seconds.
-            sessions: open.
+            sessions: open, of this model.
             streams: open.
             lags_s: of the live sessions.
         """
@@ -101,15 +113,17 @@ class StatusLog:
             stats.inference_s * stats.batches,
             stats.audio_s,
         )
-        if self._sums and sums.batches < self._sums[-1].batches:
-            self._sums.clear()  # the pool began to count anew
-        self._sums.append(sums)
-        before = self._sums[0]
+        earlier = self._sums[model]
+        if earlier and sums.batches < earlier[-1].batches:
+            earlier.clear()  # the pool began to count anew
+        earlier.append(sums)
+        before = earlier[0]
         ordered = sorted(lags_s)
         inference_s = sums.inference_s - before.inference_s
         work_s = (now - before.at_s) * stats.workers
         point = Point(
             n=self._next,
+            model=model,
             at_s=now,
             workers=stats.workers,
             sessions=sessions,
@@ -125,12 +139,13 @@ class StatusLog:
             lag_p90_s=percentile(ordered, 0.9),
             lag_p99_s=percentile(ordered, 0.99),
         )
-        self._points.append(point)
+        self._points[model].append(point)
         self._next += 1
 
     def after(self, n: int) -> list[Point]:
         """The points behind the one of number ``n``, oldest first; all that are kept where ``n`` is not known here."""
-        return [point for point in self._points if point.n > n or n >= self._next]
+        kept = (point for points in self._points.values() for point in points)
+        return sorted((point for point in kept if point.n > n or n >= self._next), key=lambda point: point.n)
 
 
 def percentile(ordered: Sequence[float], share: float) -> float | None:
@@ -142,5 +157,5 @@ def _ratio(part: float, whole: float) -> float | None:
     return part / whole if whole > 0 else None
 
 
-def _rounded(value: float | int | None) -> float | int | None:
+def _rounded(value: str | float | int | None) -> str | float | int | None:
     return round(value, 4) if isinstance(value, float) else value

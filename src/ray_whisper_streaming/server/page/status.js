@@ -1,4 +1,4 @@
-/** The page of the pool's state: asks once a second for what is new. */
+/** The page of the pools' state: asks once a second for what is new. */
 
 import { Plot } from "./plot.js";
 
@@ -44,6 +44,8 @@ const plots = PLOTS.map((facts) => {
 });
 
 let points = [];
+let names = [];
+let chosen;
 let askedAt = performance.now();
 
 async function ask() {
@@ -55,7 +57,7 @@ async function ask() {
   } catch {
     setState("The server does not answer", "lost");
     age();
-    for (const plot of plots) plot.draw(points);
+    draw();
   }
   setTimeout(ask, ASK_MS);
 }
@@ -69,15 +71,40 @@ function age() {
   points = points.filter((point) => point.age_s <= SPAN_S);
 }
 
-function show({ state, model, points: fresh }) {
+function show({ state, models, points: fresh }) {
   age();
   // A server that was started anew counts from 0 again.
   const again = fresh.length && points.length && fresh[0].n <= points.at(-1).n;
   points = again ? fresh : [...points, ...fresh];
   setState(STATES[state] ?? state, state);
-  find("model").textContent = model;
-  find("sessions").textContent = points.at(-1)?.sessions ?? "–";
-  for (const plot of plots) plot.draw(points);
+  offer(models);
+  draw();
+}
+
+/** Each model has workers of its own: the figures are of one of them. */
+function draw() {
+  const mine = points.filter((point) => point.model === chosen);
+  find("sessions").textContent = mine.at(-1)?.sessions ?? "–";
+  for (const plot of plots) plot.draw(mine);
+}
+
+/** Let one of several models be chosen; a single one is just named. */
+function offer(models) {
+  if (models.join("\n") === names.join("\n")) return;
+  names = models;
+  if (!names.includes(chosen)) chosen = names[0];
+  if (names.length < 2) {
+    find("model").textContent = chosen;
+    return;
+  }
+  const select = document.createElement("select");
+  select.ariaLabel = "Model";
+  select.append(...names.map((name) => new Option(name, name, false, name === chosen)));
+  select.addEventListener("change", () => {
+    chosen = select.value;
+    draw();
+  });
+  find("model").replaceChildren(select);
 }
 
 /** Only what changes is written: screen readers read it aloud. */
