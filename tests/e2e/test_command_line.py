@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import textwrap
 from importlib import resources
 from pathlib import Path
 
@@ -39,6 +40,24 @@ def test_version_and_help() -> None:
     assert run("--version").stdout == f"ray-whisper {__version__}\n"
     text = run("--help").stdout
     assert all(command in text for command in ("demo", "transcribe", "models"))
+
+
+def test_help_loads_no_runtime() -> None:
+    program = """
+        import sys
+        from ray_whisper_streaming.cli.main import app
+        for arguments in (["--help"], ["demo", "--help"], ["serve", "--help"], ["listen", "--help"]):
+            try:
+                app(arguments)
+            except SystemExit as end:
+                assert end.code == 0
+        heavy = {"av", "ctranslate2", "faster_whisper", "onnx", "onnxruntime", "ray", "torch", "uvicorn"}
+        print("loaded:", sorted(heavy & set(sys.modules)))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.endswith("loaded: []\n")
 
 
 @pytest.mark.parametrize(

@@ -13,15 +13,11 @@ from rich.live import Live
 
 from ray_whisper_streaming import AsyncLiveStream, AsyncPool, Committed, StreamOptions
 from ray_whisper_streaming.cli.captions import Caption
-from ray_whisper_streaming.cli.feeding import (
-    decode_aside,
-    find_recordings,
-    paced,
-    sample_recordings,
-    sample_texts,
-)
+from ray_whisper_streaming.cli.console import FAILURE
+from ray_whisper_streaming.cli.feeding import find_recordings, sample_recordings, sample_texts
 from ray_whisper_streaming.cli.screen import CaptionScreen, figures_table, plain_line
 from ray_whisper_streaming.cli.starting import started_pool
+from ray_whisper_streaming.client.files import paced, pieces_of
 from ray_whisper_streaming.core.jobs import SAMPLE_RATE
 from ray_whisper_streaming.errors import RayWhisperError
 
@@ -84,7 +80,7 @@ async def run(
     for caption in captions:
         if caption.error:
             console.print(f"{caption.name}: {caption.error}", style="red", markup=False, soft_wrap=True)
-    return 1 if any(caption.error for caption in captions) else 0
+    return FAILURE if any(caption.error for caption in captions) else 0
 
 
 def _where(workers: int, pool_options: dict[str, Any]) -> str:
@@ -119,7 +115,7 @@ async def _play(
 
 async def _feed(stream: AsyncLiveStream, path: Path, caption: Caption, limit_s: float | None) -> None:
     try:
-        async for samples in paced(decode_aside(path), caption.started_at, limit_s, caption.speed):
+        async for samples in paced(pieces_of(path), caption.started_at, limit_s, caption.speed):
             await stream.push(samples)
             caption.audio_s += len(samples) / SAMPLE_RATE
         caption.whole = limit_s is None

@@ -1,4 +1,4 @@
-"""Getting recordings into streams: finding, decoding off the event loop, pacing."""
+"""Where the audio of commands comes from: recordings, the packaged samples, stdin."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import asyncio
 import json
 import os
 import threading
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import CancelledError
 from importlib import resources
 from pathlib import Path
@@ -16,23 +15,26 @@ from typing import Any
 import av
 from av.error import FFmpegError
 
-from ray_whisper_streaming.core.jobs import SAMPLE_RATE, Int16Samples
-from ray_whisper_streaming.errors import AudioError
-from ray_whisper_streaming.media import decode_file
+from ray_whisper_streaming.errors import AudioError, ConfigurationError
 
 __all__ = [
-    "PACKET_S",
-    "decode_aside",
+    "STDIN",
+    "check_stdin",
     "duration_s",
     "find_recordings",
-    "paced",
     "read_bytes",
+    "read_stdin",
     "sample_recordings",
     "sample_texts",
 ]
 
-PACKET_S = 0.1
-"""Audio per packet at real pace, in seconds: what a browser or a telephone sends, within a factor of five."""
+STDIN = "-"
+"""Its name on the command line."""
+
+STDIN_FILE = 0
+
+CONTAINER_MARKS = (b"RIFF", b"fLaC", b"OggS", b"ID3")
+"""How files begin that hold no raw samples."""
 
 READ_BYTES = 8192
 READ_AHEAD = 4
@@ -93,53 +95,28 @@ def duration_s(path: str | Path) -> float | None:
         return None
 
 
-async def decode_aside(path: str | Path) -> AsyncIterator[Int16Samples]:
-    """`decode_file` in a thread, so that other streams go on. Pieces of about a second."""
-    pieces: Iterator[Int16Samples] = decode_file(path)
-
-    def next_second() -> list[Int16Samples]:
-        taken: list[Int16Samples] = []
-        while sum(map(len, taken)) < SAMPLE_RATE and (piece := next(pieces, None)) is not None:
-            taken.append(piece)
-        return taken
-
-    while taken := await asyncio.to_thread(next_second):
-        for piece in taken:
-            yield piece
+def check_stdin() -> None:
+    """Raise `ConfigurationError` where nothing can come in, before anything is loaded."""
+    if os.isatty(STDIN_FILE):
+        raise ConfigurationError(
+            "stdin", "a terminal", "a pipe with raw audio, for example from arecord or ffmpeg"
+        )
 
 
-async def paced(
-    pieces: AsyncIterator[Int16Samples],
-    started_at: float,
-    limit_s: float | None = None,
-    speed: float = 1.0,
-    *,
-    clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-) -> AsyncIterator[Int16Samples]:
-    """Packets at the pace of the audio: each when its last sample would have been spoken, without drift.
+async def read_stdin() -> AsyncIterator[bytes]:
+    """Raw samples, as they come.
 
-    Args:
-        pieces: the audio.
-        started_at: monotonic second at which the audio begins.
-        limit_s: end after so many seconds of it.
-        speed: seconds of audio per second.
-        clock: monotonic seconds.
-        sleep: waits so many seconds.
+    Raises:
+        AudioError: they are none, but a file of some format.
     """
-    packet = round(PACKET_S * SAMPLE_RATE)
-    limit = None if limit_s is None else round(limit_s * SAMPLE_RATE)
-    sent = 0
-    async for piece in pieces:
-        for start in range(0, len(piece), packet):
-            part = piece[start : start + packet][: None if limit is None else limit - sent]
-            sent += len(part)
-            wait_s = started_at + sent / SAMPLE_RATE / speed - clock()
-            if wait_s > 0:
-                await sleep(wait_s)
-            yield part
-            if sent == limit:
-                return
+    first = True
+    async for raw in read_bytes(STDIN_FILE):
+        if first and raw.startswith(CONTAINER_MARKS):
+            raise AudioError(
+                "stdin is a file of its own kind; raw 16-bit samples are wanted (or name the file)"
+            )
+        first = False
+        yield raw
 
 
 async def read_bytes(file: int) -> AsyncIterator[bytes]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -19,7 +19,6 @@ __all__ = ["app"]
 
 app = typer.Typer(help="API keys of a server: made, listed and revoked in a file.", no_args_is_help=True)
 
-USAGE_ERROR = 2
 DAY_S = 86_400
 
 KeysFile = Annotated[
@@ -53,7 +52,7 @@ def create(
     ] = None,
 ) -> None:
     """Make a key and print it. It can't be shown again: the file has only its hash."""
-    content = _read(keys_file)
+    content = KeyFile.read(keys_file)
     now = time.time()
     key = content.create(
         name,
@@ -70,7 +69,7 @@ def show(keys_file: KeysFile) -> None:
     """List the keys: ids, names and limits, never the keys themselves."""
     table = Table("id", "name", "made", "state", "streams", "sessions/min", "audio min/h", box=None)
     now = time.time()
-    for key in _read(keys_file).keys:
+    for key in KeyFile.read(keys_file).keys:
         limits = key.limits
         figures = (limits.streams, limits.sessions_per_minute, limits.audio_minutes_per_hour)
         table.add_row(
@@ -89,11 +88,8 @@ def revoke(
     keys_file: KeysFile,
 ) -> None:
     """End a key, and every client token made with it. Running sessions go on."""
-    content = _read(keys_file)
-    try:
-        key = content.revoke(key_id, time.time())
-    except ConfigurationError as error:
-        _fail(error)
+    content = KeyFile.read(keys_file)
+    key = content.revoke(key_id, time.time())
     _write(content, keys_file)
     print(f"revoked {key.key_id} ({key.name})")
 
@@ -110,21 +106,9 @@ def _day(at: float) -> str:
     return datetime.fromtimestamp(at, timezone.utc).strftime("%Y-%m-%d")
 
 
-def _read(path: Path) -> KeyFile:
-    try:
-        return KeyFile.read(path)
-    except ConfigurationError as error:
-        _fail(error)
-
-
 def _write(content: KeyFile, path: Path) -> None:
     try:
         content.write(path)
     except OSError as error:
-        _fail(ConfigurationError("keys_file", str(path), f"a file that can be written ({error.strerror})"))
-
-
-def _fail(error: ConfigurationError) -> NoReturn:
-    print_to = Console(stderr=True, highlight=False)
-    print_to.print(f"ray-whisper: {error}", style="red", markup=False, soft_wrap=True)
-    raise typer.Exit(USAGE_ERROR)
+        allowed = f"a file that can be written ({error.strerror})"
+        raise ConfigurationError("keys_file", str(path), allowed) from None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,18 +12,17 @@ from typing import Any, TypeAlias
 
 from rich.console import Console
 
-from ray_whisper_streaming.cli.feeding import decode_aside, paced, read_bytes
+from ray_whisper_streaming.cli.console import FAILURE, INTERRUPTED, complain, errors
+from ray_whisper_streaming.cli.feeding import STDIN, check_stdin, read_stdin
 from ray_whisper_streaming.cli.live_output import JsonEvents, Output, TerminalCaptions, TextLines, notice
-from ray_whisper_streaming.cli.transcribe import CONTAINER_MARKS
 from ray_whisper_streaming.client import AsyncClient, AsyncRemoteStream, Closed, StreamFailed, microphone
+from ray_whisper_streaming.client.files import paced, pieces_of
 from ray_whisper_streaming.core.jobs import SAMPLE_RATE, Int16Samples
 from ray_whisper_streaming.errors import AudioError, RayWhisperError
 
-__all__ = ["MICROPHONE", "STDIN", "run"]
+__all__ = ["run"]
 
-MICROPHONE, STDIN = "microphone", "-"
-STDIN_FILE = 0
-INTERRUPTED = 130
+MICROPHONE = "microphone"
 
 LAST_WORDS_S = 30.0
 """How long the last words may take after Ctrl-C. Another Ctrl-C ends at once."""
@@ -32,8 +30,6 @@ LAST_WORDS_S = 30.0
 EXPECTED_ENDS = ("client", "draining")
 
 Audio: TypeAlias = AsyncIterator[Int16Samples] | AsyncIterator[bytes]
-
-errors = Console(stderr=True, highlight=False)
 
 
 async def run(
@@ -65,22 +61,12 @@ def _open(source: str, options: dict[str, Any], device: str | None, sources: Exi
         sound = microphone(options["sample_rate"], options["channels"], device=index)
         return aiter(sources.enter_context(sound))
     if source == STDIN:
-        return _raw_stdin()
+        check_stdin()
+        return read_stdin()
     if not Path(source).is_file():
         raise AudioError(f"{source} is no file")
     options.update(sample_rate=SAMPLE_RATE, channels=1)
-    return paced(decode_aside(source), time.monotonic())
-
-
-async def _raw_stdin() -> AsyncIterator[bytes]:
-    first = True
-    async for raw in read_bytes(STDIN_FILE):
-        if first and raw.startswith(CONTAINER_MARKS):
-            raise AudioError(
-                "stdin is a file of its own kind; raw 16-bit samples are wanted (or name the file)"
-            )
-        first = False
-        yield raw
+    return paced(pieces_of(source))
 
 
 def _output(form: str) -> Output:
@@ -114,7 +100,7 @@ async def _caption(
             if not quiet and (told := notice(event)):
                 errors.print(told, style="dim", markup=False, soft_wrap=True)
             if isinstance(event, StreamFailed):
-                errors.print(str(event.error), style="red", markup=False, soft_wrap=True)
+                complain(event.error)
             ended_well = isinstance(event, Closed) and event.reason in EXPECTED_ENDS
     except asyncio.CancelledError:
         if not presses:
@@ -127,7 +113,7 @@ async def _caption(
     if ended_well and isinstance(outcome, (RayWhisperError, OSError)):
         raise outcome
     if not ended_well:
-        return 1
+        return FAILURE
     # A microphone has no other end than this one.
     return INTERRUPTED if presses and not endless else 0
 

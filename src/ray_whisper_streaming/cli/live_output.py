@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
-import msgspec
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.text import Text
 
-from ray_whisper_streaming import Committed, Final, Partial, Word
+from ray_whisper_streaming import Committed, Event, Final, Partial
+from ray_whisper_streaming.cli.json_forms import event_fields, json_line
 from ray_whisper_streaming.cli.screen import caption_text
-from ray_whisper_streaming.client import ClientEvent, Ending, LanguageDetected, Reconnected, Slowed
+from ray_whisper_streaming.client import ClientEvent, Ending, Reconnected, Slowed
 
 __all__ = ["JsonEvents", "Output", "TerminalCaptions", "TextLines", "notice"]
 
@@ -28,7 +27,7 @@ class Output(Protocol):
 
     def __exit__(self, *exc: object) -> None: ...
 
-    def write(self, event: ClientEvent) -> None:
+    def write(self, event: Event | ClientEvent) -> None:
         """Write what there is to write of an event."""
         ...
 
@@ -45,7 +44,7 @@ class TextLines:
     def __exit__(self, *exc: object) -> None:
         self._end_line()
 
-    def write(self, event: ClientEvent) -> None:
+    def write(self, event: Event | ClientEvent) -> None:
         """See `Output.write`."""
         if isinstance(event, Committed):
             # The space before a line's first word would be the line's.
@@ -70,10 +69,13 @@ class JsonEvents:
     def __exit__(self, *exc: object) -> None:
         pass
 
-    def write(self, event: ClientEvent) -> None:
+    def write(self, event: Event | ClientEvent) -> None:
         """See `Output.write`."""
-        if (fields := _fields(event)) is not None:
-            print(msgspec.json.encode(fields).decode(), flush=True)
+        fields = event_fields(event)
+        if fields is None and (told := notice(event)) is not None:
+            fields = {"type": "notice", "message": told}
+        if fields is not None:
+            print(json_line(fields), flush=True)
 
 
 class TerminalCaptions:
@@ -93,7 +95,7 @@ class TerminalCaptions:
         self._live.stop()
         self._finish_utterance(self._committed)
 
-    def write(self, event: ClientEvent) -> None:
+    def write(self, event: Event | ClientEvent) -> None:
         """See `Output.write`."""
         if isinstance(event, Committed):
             self._committed += "".join(word.text for word in event.words)
@@ -113,7 +115,7 @@ class TerminalCaptions:
         yield Text("\n").join(list(text.wrap(console, options.max_width))[-MAX_LINES:])
 
 
-def notice(event: ClientEvent) -> str | None:
+def notice(event: Event | ClientEvent) -> str | None:
     """What somebody who looks at the text should know besides; None: nothing."""
     match event:
         case Reconnected(resumed=True):
@@ -130,46 +132,3 @@ def notice(event: ClientEvent) -> str | None:
             return f"the server ends the session: {event.message}"
         case _:
             return None
-
-
-def _fields(event: ClientEvent) -> dict[str, Any] | None:
-    match event:
-        case Partial():
-            return {"type": "partial", "text": event.text, "words": _words(event.words)}
-        case Committed():
-            return {
-                "type": "committed",
-                "text": event.text,
-                "first_index": event.first_index,
-                "words": _words(event.words),
-            }
-        case Final():
-            return {
-                "type": "final",
-                "utterance": event.utterance,
-                "text": event.text,
-                "start": _rounded(event.start_s),
-                "end": _rounded(event.end_s),
-                "end_of_stream": event.end_of_stream,
-            }
-        case LanguageDetected():
-            return {"type": "language", "language": event.language, "probability": event.probability}
-        case _:
-            told = notice(event)
-            return None if told is None else {"type": "notice", "message": told}
-
-
-def _words(words: Sequence[Word]) -> list[dict[str, Any]]:
-    return [
-        {
-            "word": word.text.strip(),
-            "start": _rounded(word.start_s),
-            "end": _rounded(word.end_s),
-            "probability": round(word.probability, 3),
-        }
-        for word in words
-    ]
-
-
-def _rounded(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds, 3)

@@ -29,27 +29,31 @@ ConfigFile = Annotated[
 ]
 
 
-def with_settings(command: Callable[..., None], **others: tuple[Any, Any]) -> Callable[..., None]:
-    """A command that takes every option of the server and is called with the configuration they make.
+def with_settings(**others: tuple[Any, Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorate a command: it takes every option of the server, and is called with the configuration they make.
+
+    The command gets the `ServerConfig`, where its values come from, and ``others`` by name.
 
     Args:
-        command: takes the `ServerConfig`, where its values come from, and ``others`` by name.
         others: further options: annotation and default.
     """
-
-    def run(**given: Any) -> None:
-        extra = {name: given.pop(name) for name in others}
-        file = given.pop("config")
-        flags = {name: _plain(value) for name, value in given.items()}
-        command(*load_config(flags, os.environ, file), **extra)
-
     parameters = [_parameter("config", ConfigFile), *map(_of_setting, schema())]
     parameters += [_parameter(name, annotation, default) for name, (annotation, default) in others.items()]
-    # Typer looks at both.
-    run.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    run.__name__, run.__doc__ = command.__name__, command.__doc__
-    return run
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        def run(**given: Any) -> None:
+            extra = {name: given.pop(name) for name in others}
+            file = given.pop("config")
+            flags = {name: _plain(value) for name, value in given.items()}
+            command(*load_config(flags, os.environ, file), **extra)
+
+        # Typer looks at both.
+        run.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        return run
+
+    return decorate
 
 
 def _of_setting(setting: Setting) -> inspect.Parameter:

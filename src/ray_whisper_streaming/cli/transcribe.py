@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import msgspec
-from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from ray_whisper_streaming import (
@@ -22,26 +20,23 @@ from ray_whisper_streaming import (
     StreamOptions,
     Word,
 )
-from ray_whisper_streaming.cli.feeding import decode_aside, duration_s, find_recordings, paced, read_bytes
+from ray_whisper_streaming.cli.console import FAILURE, complain, errors
+from ray_whisper_streaming.cli.feeding import STDIN, check_stdin, duration_s, find_recordings, read_stdin
+from ray_whisper_streaming.cli.json_forms import json_line, utterance_fields
+from ray_whisper_streaming.cli.live_output import Output, TextLines
 from ray_whisper_streaming.cli.starting import started_pool
+from ray_whisper_streaming.client import ClientEvent
+from ray_whisper_streaming.client.files import paced, pieces_of
 from ray_whisper_streaming.core.jobs import Int16Samples
-from ray_whisper_streaming.errors import AudioError, ConfigurationError, RayWhisperError
+from ray_whisper_streaming.errors import ConfigurationError, RayWhisperError
 from ray_whisper_streaming.media import AudioConverter
 from ray_whisper_streaming.subtitles import make_cues, to_srt, to_vtt
 
-__all__ = ["STDIN", "run"]
-
-STDIN = "-"
-STDIN_FILE = 0
+__all__ = ["run"]
 
 SUFFIXES = {"text": ".txt", "jsonl": ".jsonl", "srt": ".srt", "vtt": ".vtt"}
 LIVE_FORMATS = ("text", "jsonl")
 """What can be written utterance by utterance; a subtitle's end depends on the one behind it."""
-
-CONTAINER_MARKS = (b"RIFF", b"fLaC", b"OggS", b"ID3")
-"""How files begin that hold no raw samples."""
-
-errors = Console(stderr=True, highlight=False)
 
 
 @dataclass(slots=True)
@@ -78,6 +73,8 @@ async def run(
         ConfigurationError, OSError: the formats or the output can't be so; nothing is done yet.
     """
     files = [inside for name in files for inside in _expanded(name)]
+    if STDIN in files:
+        check_stdin()
     targets = _targets(files, output, SUFFIXES[form])
     for target in filter(None, targets):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -107,12 +104,13 @@ async def run(
                 async with gate:
                     total_s = duration_s(name) if shown and name != STDIN else None
                     task = progress.add_task(_title(name), total=total_s, heard="")
-                    audio = _stdin(*stdin_format) if name == STDIN else decode_aside(name)
+                    audio = _stdin(*stdin_format) if name == STDIN else pieces_of(name)
                     if realtime and name != STDIN:
-                        audio = paced(audio, time.monotonic())
+                        audio = paced(audio)
+                    transcript = _Transcript(name)
                     async with pool.stream(options, stream_id=f"{number}") as stream:
-                        writer = _LiveWriter(name, form) if live else None
-                        transcript = await _transcribe(stream, name, audio, writer, progress, task)
+                        with _live_output(name, form) if live else nullcontext() as writer:
+                            await _transcribe(stream, audio, transcript, writer, progress, task)
                     progress.remove_task(task)
                     return transcript
 
@@ -123,30 +121,25 @@ async def run(
                     transcript = await job
                     if transcript.error is not None:
                         failed = True
-                        errors.print(
-                            f"ray-whisper: {transcript.complaint()}",
-                            style="red",
-                            markup=False,
-                            soft_wrap=True,
-                        )
+                        complain(transcript.complaint())
                     if not live and (transcript.finals or transcript.error is None):
                         _write(transcript, form, target, header=len(files) > 1)
             finally:
                 for job in jobs:
                     job.cancel()
                 await asyncio.gather(*jobs, return_exceptions=True)
-    return 1 if failed else 0
+    return FAILURE if failed else 0
 
 
 async def _transcribe(
     stream: AsyncLiveStream,
-    name: str,
     audio: AsyncIterator[Int16Samples],
-    writer: _LiveWriter | None,
+    transcript: _Transcript,
+    output: Output | None,
     progress: Progress,
     task: TaskID,
-) -> _Transcript:
-    transcript = _Transcript(name)
+) -> None:
+    """Fill the transcript or, live, write instead."""
     feeding = asyncio.create_task(_feed(stream, audio))
     try:
         async for event in stream:
@@ -155,8 +148,8 @@ async def _transcribe(
                 progress.update(task, completed=heard_s, heard=f"{heard_s:.0f} s")
             elif isinstance(event, StreamFailed):
                 transcript.error = event.error
-            if writer is not None:
-                writer.write(event)
+            if output is not None:
+                output.write(event)
             elif isinstance(event, Final) and event.words:
                 transcript.finals.append(event)
         await feeding
@@ -164,7 +157,6 @@ async def _transcribe(
         transcript.error = transcript.error or error
     finally:
         feeding.cancel()
-    return transcript
 
 
 async def _feed(stream: AsyncLiveStream, audio: AsyncIterator[Int16Samples]) -> None:
@@ -178,13 +170,7 @@ async def _feed(stream: AsyncLiveStream, audio: AsyncIterator[Int16Samples]) -> 
 
 async def _stdin(rate: int, channels: int) -> AsyncIterator[Int16Samples]:
     converter = AudioConverter(rate, channels)
-    first = True
-    async for raw in read_bytes(STDIN_FILE):
-        if first and raw.startswith(CONTAINER_MARKS):
-            raise AudioError(
-                "stdin is a file of its own kind; raw 16-bit samples are wanted (or name the file)"
-            )
-        first = False
+    async for raw in read_stdin():
         yield converter.convert(raw)
     yield converter.flush()
 
@@ -232,51 +218,28 @@ def _formatted(transcript: _Transcript, form: str) -> str:
     if form == "vtt":
         return to_vtt(make_cues(transcript.words))
     if form == "jsonl":
-        return "".join(_json_line(transcript.name, final) for final in transcript.finals)
+        utterances = (utterance_fields(transcript.name, final) for final in transcript.finals)
+        return "".join(f"{json_line(fields)}\n" for fields in utterances)
     return "".join(f"{final.text}\n" for final in transcript.finals)
 
 
-class _LiveWriter:
-    """Writes to stdout what can be written already: words of text, or utterances as JSON."""
+def _live_output(name: str, form: str) -> Output:
+    return TextLines() if form == "text" else _JsonUtterances(name)
 
-    def __init__(self, name: str, form: str) -> None:
+
+class _JsonUtterances:
+    """Writes each utterance to stdout once it is complete."""
+
+    def __init__(self, name: str) -> None:
         self._name = name
-        self._form = form
-        self._in_line = False
 
-    def write(self, event: Event) -> None:
-        if self._form == "text":
-            if isinstance(event, Committed):
-                # The space before a line's first word would be the line's.
-                text = "".join(word.text for word in event.words)
-                print(text if self._in_line else text.lstrip(), end="", flush=True)
-                self._in_line = True
-            elif isinstance(event, Final) and self._in_line:
-                print(flush=True)
-                self._in_line = False
-        elif isinstance(event, Final) and event.words:
-            print(_json_line(self._name, event), end="", flush=True)
+    def __enter__(self) -> _JsonUtterances:
+        return self
 
+    def __exit__(self, *exc: object) -> None:
+        pass
 
-def _json_line(name: str, final: Final) -> str:
-    """One utterance: file, start and end in seconds, text, and its words."""
-    return (
-        msgspec.json.encode(
-            {
-                "file": name,
-                "start": round(final.start_s or 0.0, 3),
-                "end": round(final.end_s or 0.0, 3),
-                "text": final.text,
-                "words": [
-                    {
-                        "word": word.text.strip(),
-                        "start": round(word.start_s, 3),
-                        "end": round(word.end_s, 3),
-                        "probability": round(word.probability, 3),
-                    }
-                    for word in final.words
-                ],
-            }
-        ).decode()
-        + "\n"
-    )
+    def write(self, event: Event | ClientEvent) -> None:
+        """See `Output.write`."""
+        if isinstance(event, Final) and event.words:
+            print(json_line(utterance_fields(self._name, event)), flush=True)

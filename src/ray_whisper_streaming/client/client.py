@@ -20,12 +20,11 @@ import websockets
 
 from ray_whisper_streaming.client.connecting import Address, hear, open_socket
 from ray_whisper_streaming.client.events import ClientEvent, Closed, StreamFailed
-from ray_whisper_streaming.client.files import AudioFile, pieces_of
+from ray_whisper_streaming.client.files import AudioFile, paced, pieces_of
 from ray_whisper_streaming.client.inbox import Inbox
 from ray_whisper_streaming.client.options import make_options
 from ray_whisper_streaming.client.patience import Patience
 from ray_whisper_streaming.client.stream import AsyncRemoteStream
-from ray_whisper_streaming.core.jobs import SAMPLE_RATE
 from ray_whisper_streaming.core.options import check_range
 from ray_whisper_streaming.errors import ProtocolError, Refused, StreamClosed, Unauthorized, Unreachable
 from ray_whisper_streaming.wire.native_messages import Ready
@@ -99,13 +98,9 @@ class AsyncClient:
         async with self.stream(**options) as stream:
 
             async def send() -> None:
-                began_at = time.monotonic()
-                sent = 0
+                audio = pieces_of(file)
                 try:
-                    async for samples in pieces_of(file):
-                        sent += len(samples)
-                        if realtime:
-                            await asyncio.sleep(max(0.0, began_at + sent / SAMPLE_RATE - time.monotonic()))
+                    async for samples in paced(audio) if realtime else audio:
                         await stream.push(samples)
                 finally:
                     await stream.finish()

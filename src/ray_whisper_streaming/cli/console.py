@@ -1,0 +1,64 @@
+"""What is around every command: complaints on stderr, exit codes, the log."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from ray_whisper_streaming.errors import ConfigurationError, ModelNotFound, RayWhisperError
+
+__all__ = ["FAILURE", "INTERRUPTED", "Commands", "complain", "configure_logging", "errors"]
+
+FAILURE = 1
+USAGE_ERROR = 2
+"""As click's own."""
+INTERRUPTED = 130
+"""As shells have it: 128 and the number of SIGINT."""
+
+errors = Console(stderr=True, highlight=False)
+
+
+class Commands(TyperGroup):
+    """Commands whose errors are told in a sentence, and become exit codes."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was named."""
+        with _exit_codes():
+            return super().invoke(ctx)
+
+
+def complain(problem: object) -> None:
+    """Say what went wrong."""
+    errors.print(f"ray-whisper: {problem}", style="red", markup=False, soft_wrap=True)
+
+
+def configure_logging(verbose: int, quiet: bool) -> None:
+    """Log to stderr: warnings, and of this package more or less."""
+    level = logging.ERROR if quiet else (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
+    logging.basicConfig(
+        level=max(level, logging.WARNING), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("ray_whisper_streaming").setLevel(level)
+
+
+@contextmanager
+def _exit_codes() -> Generator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        # The reader has gone (`| head`): nothing to complain about, and nowhere to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (RayWhisperError, OSError) as error:
+        complain(error)
+        wrong_usage = isinstance(error, ConfigurationError) and not isinstance(error, ModelNotFound)
+        raise typer.Exit(USAGE_ERROR if wrong_usage else FAILURE) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None

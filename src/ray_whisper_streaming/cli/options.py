@@ -1,0 +1,98 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+from ray_whisper_streaming.server.config import ENVIRONMENT_PREFIX
+
+__all__ = [
+    "ApiKey",
+    "Backend",
+    "BackendChoice",
+    "Channels",
+    "Device",
+    "Hotwords",
+    "Language",
+    "Model",
+    "Prompt",
+    "Quiet",
+    "Rate",
+    "Task",
+    "TaskChoice",
+    "Url",
+    "Verbose",
+    "VoiceActivity",
+    "Workers",
+]
+
+
+class BackendChoice(Enum):
+    """Where the workers run."""
+
+    local = "local"
+    ray = "ray"
+
+
+class TaskChoice(Enum):
+    """What Whisper does."""
+
+    transcribe = "transcribe"
+    translate = "translate"
+
+
+# ---------------------------------------------------------------- the workers
+
+Model = Annotated[
+    str, typer.Option(help="Name (tiny.en and base come with the extra 'models'), folder, or hub id.")
+]
+Backend = Annotated[
+    BackendChoice,
+    typer.Option(help="ray: actors of a Ray cluster (RAY_ADDRESS, or one on this machine); local: threads."),
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where the worker has it.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, help="Workers; else one per GPU, or one that uses all cores.", show_default=False),
+]
+
+# ---------------------------------------------------------------- what is heard, and how
+
+Language = Annotated[
+    str, typer.Option(help="Code such as en, de, zh; or auto: detected from each recording's own audio.")
+]
+Task = Annotated[TaskChoice, typer.Option(help="translate: into English.")]
+Prompt = Annotated[
+    str, typer.Option(help="Text in the style wanted, with its names and spelling.", show_default=False)
+]
+Hotwords = Annotated[str, typer.Option(help="Terms to favour.", show_default=False)]
+VoiceActivity = Annotated[
+    bool, typer.Option(help="Listen for voice: silence is not decoded, utterances end by themselves.")
+]
+Rate = Annotated[int, typer.Option(help="Samples per second of raw audio.")]
+Channels = Annotated[int, typer.Option(help="Channels of raw audio, interleaved; they are mixed.")]
+
+# ---------------------------------------------------------------- a running server
+
+Url = Annotated[str, typer.Option(help="Of the server.")]
+ApiKey = Annotated[
+    str | None,
+    typer.Option(
+        envvar=ENVIRONMENT_PREFIX + "API_KEY",
+        help="Key or client token, where the server asks for one.",
+        show_default=False,
+    ),
+]
+
+# ---------------------------------------------------------------- what is said
+
+Verbose = Annotated[
+    int,
+    typer.Option("--verbose", "-v", count=True, help="Log what happens; -vv in detail.", show_default=False),
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but errors: no progress, no warnings.")
+]
