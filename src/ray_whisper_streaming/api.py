@@ -31,6 +31,7 @@ from ray_whisper_streaming.engines.factory import EngineName, engine_factory_for
 from ray_whisper_streaming.errors import NotReady, RayWhisperError, StreamClosed
 from ray_whisper_streaming.loop_thread import LoopThread
 from ray_whisper_streaming.pool.base import PoolStats, Recognizer
+from ray_whisper_streaming.waiting import within
 
 if TYPE_CHECKING:
     from ray_whisper_streaming.media import AudioConverter
@@ -322,7 +323,10 @@ class LiveStream:
 
     def next_event(self, timeout_s: float | None = None) -> Event | None:
         """The next event; None after the terminal one, or when none came within ``timeout_s`` seconds."""
-        return self._pool.run(_next_event(self._inner, timeout_s))
+        try:
+            return self._pool.run(within(timeout_s, self._inner.next_event))
+        except asyncio.TimeoutError:
+            return None
 
     def waiting(self) -> Iterator[Event]:
         """The events that are there now, without waiting."""
@@ -344,17 +348,6 @@ class LiveStream:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-
-async def _next_event(stream: AsyncLiveStream, timeout_s: float | None) -> Event | None:
-    # With a timeout of 0 `wait_for` would not even look.
-    event = stream.next_event_nowait()
-    if event is not None or timeout_s == 0.0:
-        return event
-    try:
-        return await asyncio.wait_for(stream.next_event(), timeout_s)
-    except asyncio.TimeoutError:
-        return None
 
 
 class Pool:
@@ -401,7 +394,7 @@ class Pool:
         Raises:
             NotReady: the pool is not running.
         """
-        return self._thread.submit(work).result()
+        return self._thread.run(work)
 
     def close(self) -> None:
         """See `AsyncPool.aclose`."""

@@ -57,6 +57,19 @@ class LoopThread:
             raise NotReady(f"{self._what} is not running: call start(), or use it as a context manager")
         return asyncio.run_coroutine_threadsafe(work, loop)
 
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the loop and wait for it.
+
+        Raises:
+            NotReady: it is not running.
+        """
+        call = self.submit(work)
+        try:
+            return call.result()
+        except BaseException:
+            call.cancel()  # of the caller's Ctrl-C the other thread knows nothing
+            raise
+
     def stop(self, last: Coroutine[Any, Any, object]) -> None:
         """Run ``last`` on the loop, then end the thread. Safe to call twice."""
         loop, thread = self._loop, self._thread

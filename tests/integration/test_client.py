@@ -441,6 +441,7 @@ async def test_bad_options_are_told_here_or_there(here: Served) -> None:
             {"sample_rate": 10},
             {"channels": 65},
             {"beam_size": "many"},
+            {"prompt": object()},
         ):
             with pytest.raises(ConfigurationError):
                 client.stream(**wrong)
@@ -448,7 +449,7 @@ async def test_bad_options_are_told_here_or_there(here: Served) -> None:
             await client.stream(channels=9, split_channels=True).start()
         assert refused.value.field == "channels"
         assert refused.value.value == 9
-    for wrong in ("127.0.0.1:8000", "ftp://127.0.0.1", "ws://"):
+    for wrong in ("127.0.0.1:8000", "ftp://127.0.0.1", "ws://", "ws://[::1", "ws://127.0.0.1:99999"):
         with pytest.raises(ConfigurationError):
             AsyncClient(wrong)
     with pytest.raises(ConfigurationError):
@@ -483,6 +484,17 @@ async def test_what_is_no_server_of_ours() -> None:
         async with AsyncClient(f"ws://127.0.0.1:{port}") as client:
             with pytest.raises(ProtocolError):
                 await client.stream().start()
+
+
+async def test_a_listener_is_told_of_what_would_come_again() -> None:
+    async def refuse(socket: ServerConnection) -> None:
+        await socket.close(1002)
+
+    async with serve(refuse, "127.0.0.1", 0) as other:
+        (socket,) = other.sockets
+        async with AsyncClient(f"ws://127.0.0.1:{socket.getsockname()[1]}") as client:
+            with pytest.raises(ProtocolError):
+                await anext(client.follow("any"))
 
 
 # ---------------------------------------------------------------- without asyncio

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 import math
+import socket
+import threading
 
 import pytest
 from rich.console import Console
 
 from ray_whisper_streaming import ConfigurationError, PoolStats
 from ray_whisper_streaming.cli.server_metrics import Reading, Span, percentile_s
-from ray_whisper_streaming.cli.top import metrics_url, view
-from ray_whisper_streaming.errors import ProtocolError
+from ray_whisper_streaming.cli.top import fetch, metrics_url, view
+from ray_whisper_streaming.errors import ProtocolError, Unreachable
 from ray_whisper_streaming.server.load import Load
 from ray_whisper_streaming.server.metrics import Metrics
 from ray_whisper_streaming.server.refusal import Refusal
@@ -86,10 +88,10 @@ def test_percentiles_of_buckets() -> None:
 def test_the_view_shows_them(span: Span) -> None:
     console = Console(file=io.StringIO(), width=100)
     with console.capture() as capture:
-        console.print(view("http://127.0.0.1:8000/metrics", span))
+        console.print(view("http://[fd00::1]:8000/metrics", span))
     shown = " ".join(capture.get().split())
     for part in (
-        "http://127.0.0.1:8000 serving",
+        "http://[fd00::1]:8000 serving",
         "sessions 7",
         "7 native",
         "model large tiny.en",
@@ -118,5 +120,21 @@ def test_addresses() -> None:
     assert metrics_url("ws://127.0.0.1:8000") == "http://127.0.0.1:8000/metrics"
     assert metrics_url("https://example.org/asr/") == "https://example.org/asr/metrics"
     assert metrics_url("http://127.0.0.1:1/metrics") == "http://127.0.0.1:1/metrics"
-    with pytest.raises(ConfigurationError):
-        metrics_url("127.0.0.1:8000")
+    for wrong in ("127.0.0.1:8000", "http://[::1", "http://127.0.0.1:99999", "http://:80"):
+        with pytest.raises(ConfigurationError):
+            metrics_url(wrong)
+
+
+def test_what_is_no_web_server() -> None:
+    def greet() -> None:
+        peer, _ = listening.accept()
+        with peer:
+            peer.sendall(b"220 mail.example.org\r\n")
+            peer.recv(1000)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=greet)
+        thread.start()
+        with pytest.raises(Unreachable):
+            fetch(f"http://127.0.0.1:{listening.getsockname()[1]}/metrics", None)
+        thread.join()

@@ -29,6 +29,8 @@ class Input:
 
     def start(self) -> None:
         self.running = True
+        if self.settings["device"] == "busy":
+            raise NoDevice("it is busy")
 
     def close(self) -> None:
         self.running = False
@@ -52,6 +54,7 @@ def test_sound_comes_until_it_is_closed() -> None:
         assert Input.opened.running
     assert not Input.opened.running
     assert list(packets) == [b"cd"]
+    assert list(source) == []  # and it does not hang
     settings = Input.opened.settings
     assert (settings["samplerate"], settings["channels"], settings["blocksize"]) == (8_000, 2, 800)
 
@@ -73,6 +76,20 @@ def test_sound_that_nobody_fetches_is_dropped_from_its_beginning() -> None:
 def test_no_such_microphone() -> None:
     with pytest.raises(AudioError, match="no such device"):
         microphone(device="none").start()
+
+
+def test_a_microphone_that_does_not_start_is_closed_again() -> None:
+    with pytest.raises(AudioError, match="busy"):
+        microphone(device="busy").start()
+    assert not Input.opened.running
+
+
+def test_it_may_be_used_again() -> None:
+    source = microphone()
+    for sound in (b"ab", b"cd"):
+        with source:
+            Input.opened.hear(sound)
+        assert list(source) == [sound]
 
 
 def test_what_to_install_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from functools import partial
-from urllib.parse import urlsplit
 
 from rich import box
 from rich.console import Console, Group
@@ -17,7 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ray_whisper_streaming.cli.server_metrics import Reading, Span, percentile_s
-from ray_whisper_streaming.errors import ConfigurationError, RayWhisperError, Unauthorized, Unreachable
+from ray_whisper_streaming.client.connecting import split_url
+from ray_whisper_streaming.errors import RayWhisperError, Unauthorized, Unreachable
 
 __all__ = ["fetch", "run", "view"]
 
@@ -59,10 +60,8 @@ async def run(url: str, *, api_key: str | None, interval_s: float, once: bool) -
 
 def metrics_url(url: str) -> str:
     """Where a server shows its metrics. Raises `ConfigurationError`."""
-    parts = urlsplit(url)
-    scheme = {"http": "http", "https": "https", "ws": "http", "wss": "https"}.get(parts.scheme)
-    if scheme is None or not parts.netloc:
-        raise ConfigurationError("url", url, "an address such as http://127.0.0.1:8000")
+    parts = split_url(url, "http://127.0.0.1:8000")
+    scheme = parts.scheme.replace("ws", "http")
     path = parts.path.rstrip("/")
     return f"{scheme}://{parts.netloc}{path if path.endswith('/metrics') else path + '/metrics'}"
 
@@ -87,7 +86,7 @@ def fetch(url: str, api_key: str | None) -> Reading:
                 wanted = "takes another key than this one" if api_key else "wants a key: --api-key"
                 raise Unauthorized(f"{url} {wanted}", code="unauthorized") from None
             raise Unreachable(f"{url} answers with HTTP status {error.code}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise Unreachable(f"{url} can't be reached: {reason}") from None
     return Reading.parse(text, time.monotonic())
@@ -96,8 +95,8 @@ def fetch(url: str, api_key: str | None) -> Reading:
 def view(url: str, span: Span) -> Group:
     """The figures as tables."""
     now = span.last
-    state = "[red]going down[/]" if now.value("draining") else "serving"
-    title = Text.from_markup(f"[bold]{url.removesuffix('/metrics')}[/]  {state}")
+    state = ("going down", "red") if now.value("draining") else "serving"
+    title = Text.assemble((url.removesuffix("/metrics"), "bold"), "  ", state)
     return Group(
         title, _server_table(span), _models_table(span), _workers_table(span), *_trouble_tables(span)
     )

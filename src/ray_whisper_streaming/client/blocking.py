@@ -21,6 +21,7 @@ from ray_whisper_streaming.client.events import ClientEvent
 from ray_whisper_streaming.client.files import AudioFile
 from ray_whisper_streaming.client.stream import AsyncRemoteStream
 from ray_whisper_streaming.loop_thread import LoopThread
+from ray_whisper_streaming.waiting import within
 
 __all__ = ["Client", "RemoteStream"]
 
@@ -71,7 +72,10 @@ class RemoteStream:
         Raises:
             Unreachable, Refused, ProtocolError: see `AsyncRemoteStream.next_event`.
         """
-        return self._client.run(_next_event(self._inner, timeout_s))
+        try:
+            return self._client.run(within(timeout_s, self._inner.next_event))
+        except asyncio.TimeoutError:
+            return None
 
     def waiting(self) -> Iterator[ClientEvent]:
         """The events that are there now, without waiting."""
@@ -134,12 +138,7 @@ class Client:
         Raises:
             NotReady: the client was not started, or is closed.
         """
-        call = self._thread.submit(work)
-        try:
-            return call.result()
-        except BaseException:
-            call.cancel()  # of the caller's Ctrl-C the other thread knows nothing
-            raise
+        return self._thread.run(work)
 
     def close(self) -> None:
         """See `AsyncClient.aclose`."""
@@ -164,14 +163,3 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-async def _next_event(stream: AsyncRemoteStream, timeout_s: float | None) -> ClientEvent | None:
-    # With a timeout of 0 `wait_for` would not even look.
-    event = stream.next_event_nowait()
-    if event is not None or (timeout_s == 0.0 and not stream.over):
-        return event
-    try:
-        return await asyncio.wait_for(stream.next_event(), timeout_s)
-    except asyncio.TimeoutError:
-        return None

@@ -18,7 +18,7 @@ from typing import Any
 
 import websockets
 
-from ray_whisper_streaming.client.connecting import Address, hear, open_socket
+from ray_whisper_streaming.client.connecting import Address, check_closing, hear, open_socket
 from ray_whisper_streaming.client.events import ClientEvent, Closed, StreamFailed
 from ray_whisper_streaming.client.files import AudioFile, paced, pieces_of
 from ray_whisper_streaming.client.inbox import Inbox
@@ -73,6 +73,7 @@ class AsyncClient:
 
         Raises:
             ConfigurationError: an unknown option, or a value it can't have.
+            StreamClosed: the client is closed.
         """
         if self._closed:
             raise StreamClosed("the client is closed")
@@ -142,6 +143,7 @@ class AsyncClient:
             except Unauthorized:
                 raise
             except (websockets.ConnectionClosed, Unreachable, Refused) as error:
+                check_closing(error)
                 if not connected or (isinstance(error, Refused) and error.retry_after_s is None):
                     raise
                 pause_s = self._patience.pause_s(tries)

@@ -7,7 +7,7 @@ import asyncio
 import ssl
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 import msgspec
 import websockets
@@ -24,7 +24,7 @@ from ray_whisper_streaming.errors import (
 from ray_whisper_streaming.wire.native import decode_server_message
 from ray_whisper_streaming.wire.native_messages import Error, ServerMessage
 
-__all__ = ["Address", "error_of", "hear", "open_socket"]
+__all__ = ["Address", "check_closing", "error_of", "hear", "open_socket", "split_url"]
 
 STREAM_PATH = "/v1/stream"
 SCHEMES = {"ws": "ws", "wss": "wss", "http": "ws", "https": "wss"}
@@ -50,6 +50,10 @@ NO_ROOM = {
     "draining",
 }
 """The protocol's codes; those not named here are a broken protocol."""
+
+FATAL_CLOSINGS = {1002: "bad_message", 1007: "bad_message", 1009: "bad_audio_message"}
+RESUMED_ELSEWHERE = "resumed_elsewhere"
+"""Ends of connections that would come again."""
 
 CODE_OF_STATUS = {
     401: "unauthorized",
@@ -78,9 +82,7 @@ class Address:
     proxy: str | None = None
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if parts.scheme not in SCHEMES or not parts.netloc:
-            raise ConfigurationError("url", self.url, "an address such as ws://127.0.0.1:8000")
+        split_url(self.url, "ws://127.0.0.1:8000")
 
     def stream_url(self, session_id: str | None = None) -> str:
         """Of new streams, or of the events of a session."""
@@ -89,6 +91,31 @@ class Address:
         if session_id is not None:
             path += f"/{quote(session_id, safe='')}/events"
         return f"{SCHEMES[parts.scheme]}://{parts.netloc}{path}"
+
+
+def split_url(url: str, example: str) -> SplitResult:
+    """The parts of a server's address. Raises `ConfigurationError`, with an example of what can be."""
+    try:
+        parts = urlsplit(url)
+        # To ask for a port that can't be is an error.
+        if parts.scheme in SCHEMES and parts.hostname and parts.port != 0:
+            return parts
+    except ValueError:
+        pass
+    raise ConfigurationError("url", url, f"an address such as {example}")
+
+
+def check_closing(lost: Exception) -> None:
+    """Raise `ProtocolError` if the connection was closed for a reason that would come again."""
+    received = lost.rcvd if isinstance(lost, websockets.ConnectionClosed) else None
+    if received is None:
+        return
+    if received.reason == RESUMED_ELSEWHERE:
+        raise ProtocolError("the session goes on in another connection", code=RESUMED_ELSEWHERE)
+    if received.code in FATAL_CLOSINGS:
+        raise ProtocolError(
+            f"the server closed the connection: {received}", code=FATAL_CLOSINGS[received.code]
+        )
 
 
 async def open_socket(address: Address, session_id: str | None = None) -> ClientConnection:
@@ -176,6 +203,6 @@ def _bad_option(message: str) -> ConfigurationError:
     shown, _, allowed = rest.partition("; it must be ")
     try:
         value: object = ast.literal_eval(shown)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, RecursionError, MemoryError):  # it is whatever the server wrote
         value = shown
     return ConfigurationError(name, value, allowed)

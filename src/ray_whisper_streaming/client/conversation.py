@@ -16,18 +16,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable
+from typing import Protocol
 
 import websockets
 from websockets.asyncio.client import ClientConnection
 
-from ray_whisper_streaming.client.connecting import Address, hear, open_socket
+from ray_whisper_streaming.client.connecting import Address, check_closing, hear, open_socket
 from ray_whisper_streaming.client.events import ClientEvent, Closed, Reconnected, StreamFailed
 from ray_whisper_streaming.client.inbox import DRAINING, Inbox
 from ray_whisper_streaming.client.outbox import Outbox
 from ray_whisper_streaming.client.patience import Patience
 from ray_whisper_streaming.errors import ProtocolError, RayWhisperError, Refused, Unauthorized, Unreachable
+from ray_whisper_streaming.waiting import within
 from ray_whisper_streaming.wire.native import encode
 from ray_whisper_streaming.wire.native_messages import (
     Acknowledged,
@@ -48,16 +49,10 @@ READY_S = 20.0
 KEEP_ALIVES = 3
 """Signs of life within the time after which a session counts as idle."""
 
-FATAL_CLOSINGS = {1002: "bad_message", 1007: "bad_message", 1009: "bad_audio_message"}
-RESUMED_ELSEWHERE = "resumed_elsewhere"
-"""Ends of connections that would come again."""
-
 NOT_FOUND = "not_found"
 
 MOST_FRUITLESS = 5
 """Sessions in a row that may be lost without having acknowledged anything."""
-
-T = TypeVar("T")
 
 
 class Listener(Protocol):
@@ -150,7 +145,7 @@ class Conversation:
                 except (websockets.ConnectionClosed, OSError) as lost:
                     if self.over:
                         return
-                    _check_closing(lost)
+                    check_closing(lost)
                     socket = await self._connect_again(lost, resume=True)
                 else:
                     if self.over:
@@ -170,7 +165,7 @@ class Conversation:
         first = Resume(session_id=self.session_id, after=self._inbox.after) if resume else self._options
         try:
             await socket.send(encode(first).decode())
-            ready = await _within(READY_S, hear(socket))
+            ready = await within(READY_S, lambda: hear(socket))
             if not isinstance(ready, Ready):
                 raise ProtocolError("the server did not begin with ready", code="bad_message")
         except (websockets.ConnectionClosed, asyncio.TimeoutError) as error:
@@ -309,28 +304,3 @@ class Conversation:
     def _has_more(self) -> bool:
         """Whether another server is wanted, where this one goes down."""
         return not self._outbox.closing or self._outbox.has_whole_frames
-
-
-async def _within(timeout_s: float, work: Coroutine[Any, Any, T]) -> T:
-    """`asyncio.wait_for`, but never losing a cancellation."""
-    task = asyncio.ensure_future(work)
-    try:
-        done, _ = await asyncio.wait((task,), timeout=timeout_s)
-        if not done:
-            raise asyncio.TimeoutError
-        return task.result()
-    finally:
-        task.cancel()
-
-
-def _check_closing(lost: Exception) -> None:
-    """Raise if the connection was closed for a reason that would come again."""
-    received = lost.rcvd if isinstance(lost, websockets.ConnectionClosed) else None
-    if received is None:
-        return
-    if received.reason == RESUMED_ELSEWHERE:
-        raise ProtocolError("the session goes on in another connection", code=RESUMED_ELSEWHERE)
-    if received.code in FATAL_CLOSINGS:
-        raise ProtocolError(
-            f"the server closed the connection: {received}", code=FATAL_CLOSINGS[received.code]
-        )

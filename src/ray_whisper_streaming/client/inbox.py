@@ -87,19 +87,17 @@ class Inbox:
                 return self._final(channel, message)
             case messages.SpeechStarted():
                 # A session that takes over hears speech begin that has begun before.
-                known, channel.speaking = channel.speaking, True
-                return (
-                    None
-                    if known
-                    else events.SpeechStarted(at_s=self._at(message.at), channel=message.channel)
-                )
+                if channel.speaking:
+                    return None
+                channel.speaking = True
+                return events.SpeechStarted(at_s=self._at(message.at), channel=message.channel)
             case messages.SpeechEnded():
                 channel.speaking = False
                 return events.SpeechEnded(at_s=self._at(message.at), channel=message.channel)
             case messages.Language():
-                known, channel.language = channel.language, message.language
-                if known == message.language:
+                if channel.language == message.language:
                     return None
+                channel.language = message.language
                 return events.LanguageDetected(
                     language=message.language, probability=message.probability, channel=message.channel
                 )
@@ -120,12 +118,10 @@ class Inbox:
 
     def _committed(self, channel: _Channel, message: messages.Committed) -> ClientEvent | None:
         words, skipped = self._new_words(channel, message.words)
-        if message.words and not words:
-            channel.index_shift -= skipped
-            return None
-        first = message.first_id + skipped
+        index = message.first_id + channel.index_shift
         channel.index_shift -= skipped
-        index = first + channel.index_shift
+        if message.words and not words:
+            return None
         count = len(words) if words else message.count
         channel.catching_up = False
         channel.next_index = index + count

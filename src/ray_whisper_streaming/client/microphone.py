@@ -48,7 +48,7 @@ class Microphone:
         self._device = device
         self._packet = max(1, round(packet_s * sample_rate))
         self._packet_s = self._packet / sample_rate
-        self._packets: queue.Queue[bytes | None] = queue.Queue(max(1, round(MAX_WAITING_S / packet_s)))
+        self._packets = self._no_packets()
         self._stream: Any = None
 
     def start(self) -> None:
@@ -59,6 +59,7 @@ class Microphone:
             AudioError: there is no such microphone, or it can't do this.
         """
         sound = _sounddevice()
+        self._packets = self._no_packets()
         try:
             self._stream = sound.RawInputStream(
                 samplerate=self.sample_rate,
@@ -70,6 +71,7 @@ class Microphone:
             )
             self._stream.start()
         except (sound.PortAudioError, ValueError) as error:
+            self.close()
             raise AudioError(f"the microphone can't be used: {error}") from error
 
     def close(self) -> None:
@@ -83,6 +85,7 @@ class Microphone:
         """16-bit samples, until `close`."""
         while (packet := self._packets.get()) is not None:
             yield packet
+        self._put(None)  # who asks once more hears the same
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """16-bit samples, until `close`."""
@@ -94,6 +97,7 @@ class Microphone:
                 await asyncio.sleep(self._packet_s / 2)
                 continue
             if packet is None:
+                self._put(None)  # see `__iter__`
                 return
             yield packet
 
@@ -103,6 +107,9 @@ class Microphone:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    def _no_packets(self) -> queue.Queue[bytes | None]:
+        return queue.Queue(max(1, round(MAX_WAITING_S / self._packet_s)))
 
     def _take(self, data: Any, frames: int, times: Any, status: Any) -> None:
         """Called by PortAudio's own thread."""

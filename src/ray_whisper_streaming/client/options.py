@@ -52,7 +52,7 @@ def make_options(given: dict[str, Any]) -> Options:
         wanted = msgspec.convert(
             msgspec.to_builtins(Options(**values, word_times=True, partial_words=True)), Options
         )
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, TypeError) as error:  # TypeError: of no kind that can be written
         raise ConfigurationError("options", given, f"of the right kinds ({error})") from None
     check_range("sample_rate", wanted.sample_rate, *RATES)
     check_range("channels", wanted.channels, 1, MAX_CHANNELS)
