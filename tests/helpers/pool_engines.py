@@ -1,4 +1,4 @@
-"""An engine that does what a job's ``context`` tells it, for tests of pools. Importable in Ray's workers."""
+"""Engines for tests of pools, importable in Ray's workers."""
 
 from __future__ import annotations
 
@@ -7,17 +7,35 @@ import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ray_whisper_streaming.core.jobs import Failure, Job, Outcome, Result
 from ray_whisper_streaming.core.transcript import Word
 from ray_whisper_streaming.engines.base import EngineCapabilities
+from ray_whisper_streaming.engines.onnx.backend import EncodedWindows
+from ray_whisper_streaming.engines.onnx.engine import OnnxEngine
+from ray_whisper_streaming.engines.onnx.memory import EncoderMemory
+from ray_whisper_streaming.engines.window_engine import LoadedModel
 from ray_whisper_streaming.errors import EngineError, ModelNotFound
 
 
+class ForgetfulEngine(OnnxEngine):
+    """Encodes every window whole, so that its answers do not depend on what it decoded before."""
+
+    def _load(self) -> LoadedModel[EncodedWindows]:
+        loaded = super()._load()
+        encoder: Any = loaded.backend
+        memory: EncoderMemory = encoder._encoder._memory
+        memory._max_bytes = 0
+        return loaded
+
+
 class ObedientEngine:
-    """Answers each job with the sum of its samples as a word, and the process id as the engine's name.
+    """Does what a job's ``context`` tells it.
+
+    Answers each job with the sum of its samples as a word, and the process id as the engine's name.
 
     Commands in ``Job.context``: ``sleep SECONDS``, ``fail`` (this job alone), ``raise`` (the whole call),
     ``die`` (kill the process), ``die once FILE`` (only while FILE is not there).
