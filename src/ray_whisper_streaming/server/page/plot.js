@@ -46,7 +46,7 @@ export class Plot {
       const value = last?.[name] ?? null;
       return [label, value === null ? "–" : show(value)];
     });
-    this.#value.replaceChildren(...current.flatMap(([label, text], index) => labelled(label, text, index)));
+    this.#value.replaceChildren(...current.map(([label, text], index) => labelled(label, text, index)));
     this.#top.textContent = `Last ${Math.round(this.#span / 60)} minutes · 0 to ${show(top)}`;
     const spoken = current.map(([label, text]) => `${label} ${text}`.trim()).join(", ");
     const most = values.length ? `; at most ${show(Math.max(...values))} in that time` : "";
@@ -76,11 +76,14 @@ export class Plot {
 function labelled(label, text, index) {
   const value = document.createElement("strong");
   value.textContent = text;
-  if (!label) return [value];
+  if (!label) return value;
   const name = document.createElement("span");
   name.className = `label label-${index}`;
   name.textContent = label;
-  return [name, value];
+  // Together, so that no line ends between them.
+  const pair = document.createElement("span");
+  pair.append(name, value);
+  return pair;
 }
 
 function roundUp(value) {
