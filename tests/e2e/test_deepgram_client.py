@@ -15,7 +15,7 @@ import pytest
 from deepgram import DeepgramClient
 from deepgram.core.events import EventType
 from deepgram.environment import DeepgramClientEnvironment
-from tests.helpers.serve_command import Served, serving, speech, word_errors
+from tests.helpers.serve_command import Served, speech, word_errors
 from websockets.exceptions import InvalidStatus
 
 pytestmark = [pytest.mark.model, pytest.mark.speech]
@@ -23,12 +23,6 @@ pytestmark = [pytest.mark.model, pytest.mark.speech]
 TOUR, WEATHER = "city_tour.flac", "weather_report.flac"
 WER_LIMIT = 0.15
 END_S = 60.0
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[Served]:
-    with serving() as server:
-        yield server
 
 
 @dataclass
@@ -52,10 +46,10 @@ class Heard:
         return [message for message in self.messages if message.type == kind]
 
 
-def listen(served: Served, pieces: list[bytes | str], pace_s: float = 0.0, **query: Any) -> Heard:
+def listen(server: Served, pieces: list[bytes | str], pace_s: float = 0.0, **query: Any) -> Heard:
     """Send pieces (or the name of a command, or silence to wait for) and hear all that comes back, to the close."""
     environment = DeepgramClientEnvironment(
-        base=served.url, production=served.websocket_url, agent=served.websocket_url, agent_rest=served.url
+        base=server.url, production=server.websocket_url, agent=server.websocket_url, agent_rest=server.url
     )
     client = DeepgramClient(api_key="none", environment=environment)
     heard, closed = Heard(), threading.Event()
@@ -82,9 +76,9 @@ def pcm(name: str, rate: int = 16_000) -> bytes:
     return speech(name, rate).tobytes()
 
 
-def test_linear16(served: Served) -> None:
+def test_linear16(server: Served) -> None:
     heard = listen(
-        served,
+        server,
         [*cut(pcm(TOUR, 44_100), 8_820), "close_stream"],
         encoding="linear16",
         sample_rate=44_100,
@@ -106,7 +100,7 @@ def test_linear16(served: Served) -> None:
     assert words[0].punctuated_word == "Welcome"
 
 
-def test_live_telephone_with_utterance_ends_and_finalize(served: Served) -> None:
+def test_live_telephone_with_utterance_ends_and_finalize(server: Served) -> None:
     samples = np.concatenate([speech(TOUR, 8_000)[: 8_000 * 6], np.zeros(8_000 * 2, np.int16)])
     raw = companded(samples)
     pieces = [
@@ -116,7 +110,7 @@ def test_live_telephone_with_utterance_ends_and_finalize(served: Served) -> None
         "finalize",
     ]
     heard = listen(
-        served,
+        server,
         [*pieces, *["keep_alive"] * 20, "close_stream"],
         pace_s=0.1,
         encoding="mulaw",
@@ -134,12 +128,12 @@ def test_live_telephone_with_utterance_ends_and_finalize(served: Served) -> None
     assert not any(character in heard.text() for character in ".,?")
 
 
-def test_channels_kept_apart(served: Served) -> None:
+def test_channels_kept_apart(server: Served) -> None:
     left, right = speech(TOUR), speech(WEATHER)
     length = max(len(left), len(right))
     both = np.stack([np.pad(each, (0, length - len(each))) for each in (left, right)], axis=1)
     heard = listen(
-        served,
+        server,
         [*cut(both.tobytes(), 32_001), "close_stream"],
         encoding="linear16",
         sample_rate=16_000,
@@ -154,43 +148,43 @@ def test_channels_kept_apart(served: Served) -> None:
 @pytest.mark.parametrize(
     ("container", "codec"), [("webm", "libopus"), ("ogg", "libopus"), ("mp3", "libmp3lame")]
 )
-def test_what_browsers_record(served: Served, container: str, codec: str) -> None:
-    heard = listen(served, [*cut(recorded(WEATHER, container, codec), 4_000), "close_stream"])
+def test_what_browsers_record(server: Served, container: str, codec: str) -> None:
+    heard = listen(server, [*cut(recorded(WEATHER, container, codec), 4_000), "close_stream"])
     assert not heard.errors
     assert word_errors(heard.text(), WEATHER) < WER_LIMIT
 
 
-def test_opus_packets(served: Served) -> None:
-    heard = listen(served, [*opus_packets(WEATHER), "close_stream"], encoding="opus", sample_rate=48_000)
+def test_opus_packets(server: Served) -> None:
+    heard = listen(server, [*opus_packets(WEATHER), "close_stream"], encoding="opus", sample_rate=48_000)
     assert word_errors(heard.text(), WEATHER) < WER_LIMIT
 
 
-def test_garbage_ends_its_own_connection_alone(served: Served) -> None:
+def test_garbage_ends_its_own_connection_alone(server: Served) -> None:
     good: list[Heard] = []
     pieces = [*cut(pcm(WEATHER), 3_200), "close_stream"]
     beside = threading.Thread(
-        target=lambda: good.append(listen(served, pieces, 0.02, encoding="linear16", sample_rate=16_000))
+        target=lambda: good.append(listen(server, pieces, 0.02, encoding="linear16", sample_rate=16_000))
     )
     beside.start()
     garbage = np.random.default_rng(5).bytes(60_000)
     for heard in (
-        listen(served, cut(garbage, 2_000)),
-        listen(served, cut(garbage, 2_000), encoding="opus"),
+        listen(server, cut(garbage, 2_000)),
+        listen(server, cut(garbage, 2_000), encoding="opus"),
     ):
         (error,) = heard.of("Error")
         assert error.variant == "DataError"
         assert not heard.of("Results")
     playlist = b"ffconcat version 1.0\nfile LICENSE\n"
-    assert listen(served, [playlist, "close_stream"]).of("Error")
+    assert listen(server, [playlist, "close_stream"]).of("Error")
     beside.join(END_S)
     assert word_errors(good[0].text(), WEATHER) < WER_LIMIT
 
 
-def test_nothing_said_and_nothing_sent(served: Served) -> None:
-    heard = listen(served, ["keep_alive", "close_stream"])
+def test_nothing_said_and_nothing_sent(server: Served) -> None:
+    heard = listen(server, ["keep_alive", "close_stream"])
     assert [message.type for message in heard.messages] == ["Metadata"]
     heard = listen(
-        served, [bytes(64_000), "finalize", "close_stream"], encoding="linear16", sample_rate=16_000
+        server, [bytes(64_000), "finalize", "close_stream"], encoding="linear16", sample_rate=16_000
     )
     assert heard.text().strip() == ""
 
@@ -205,9 +199,9 @@ def test_nothing_said_and_nothing_sent(served: Served) -> None:
         {"channels": 99},
     ],
 )
-def test_bad_queries_are_refused_at_the_door(served: Served, query: dict[str, Any]) -> None:
+def test_bad_queries_are_refused_at_the_door(server: Served, query: dict[str, Any]) -> None:
     with pytest.raises(InvalidStatus) as caught:
-        listen(served, [], **query)
+        listen(server, [], **query)
     response = caught.value.response
     assert response.status_code == 400
     assert b"INVALID_QUERY_PARAMETER" in (response.body or b"")

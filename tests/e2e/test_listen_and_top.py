@@ -8,12 +8,11 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Generator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from tests.helpers.lossy_proxy import lossy
-from tests.helpers.serve_command import SAMPLES, Served, serving, speech, word_errors
+from tests.helpers.serve_command import SAMPLES, Served, speech, word_errors
 
 from ray_whisper_streaming.client import AsyncClient, Closed, Committed, Reconnected
 
@@ -23,12 +22,6 @@ NAME = "city_tour.flac"
 COMMAND = [sys.executable, "-m", "ray_whisper_streaming"]
 TIMEOUT_S = 120
 MOST_WORD_ERRORS = 0.2
-
-
-@pytest.fixture(scope="module")
-def server() -> Generator[Served]:
-    with serving() as served:
-        yield served
 
 
 def run(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:

@@ -34,21 +34,15 @@ DELTA = "conversation.item.input_audio_transcription.delta"
 COMPLETED = "conversation.item.input_audio_transcription.completed"
 
 
-@pytest.fixture(scope="module")
-def served() -> Iterator[Served]:
-    with serving() as server:
-        yield server
-
-
 @pytest.fixture
-def client(served: Served) -> Iterator[OpenAI]:
-    with OpenAI(api_key="none", base_url=f"{served.url}/v1", max_retries=0) as made:
+def client(server: Served) -> Iterator[OpenAI]:
+    with OpenAI(api_key="none", base_url=f"{server.url}/v1", max_retries=0) as made:
         yield made
 
 
 @pytest.fixture
-async def async_client(served: Served) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(api_key="none", base_url=f"{served.url}/v1", max_retries=0) as made:
+async def async_client(server: Served) -> AsyncIterator[AsyncOpenAI]:
+    async with AsyncOpenAI(api_key="none", base_url=f"{server.url}/v1", max_retries=0) as made:
         yield made
 
 

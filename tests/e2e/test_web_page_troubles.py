@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.helpers.browser import GRANTED, Page, browser
+from tests.helpers.browser import Browser, Page
 from tests.helpers.serving import WORDS, Served, eventually, served, session
 
 from ray_whisper_streaming.api import AsyncPool
@@ -42,8 +42,8 @@ def has(text: str) -> str:
         ("NotReadableError", "another program may hold it"),
     ],
 )
-async def test_a_microphone_that_can_not_be_had(tmp_path: Path, error: str, said: str) -> None:
-    async with served() as here, browser(tmp_path / "profile") as page:
+async def test_a_microphone_that_can_not_be_had(chromium: Browser, error: str, said: str) -> None:
+    async with served() as here, chromium.page() as page:
         await open_page(page, here, "microphone")
         await page.run(
             "navigator.mediaDevices.getUserMedia ="
@@ -55,8 +55,8 @@ async def test_a_microphone_that_can_not_be_had(tmp_path: Path, error: str, said
         assert not here.gateway.sessions
 
 
-async def test_a_muted_microphone(tmp_path: Path) -> None:
-    async with served() as here, browser(tmp_path / "profile", GRANTED) as page:
+async def test_a_muted_microphone(chromium: Browser) -> None:
+    async with served() as here, chromium.page(microphone=True) as page:
         await open_page(page, here, "microphone")
         # A track of nothing but noughts, as of a microphone that is switched off.
         await page.run(
@@ -70,12 +70,12 @@ async def test_a_muted_microphone(tmp_path: Path) -> None:
         assert page.complaints == []
 
 
-async def test_a_key_is_asked_for_where_one_is_wanted(tmp_path: Path) -> None:
+async def test_a_key_is_asked_for_where_one_is_wanted(chromium: Browser, tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     keys = KeyFile.read(path)
     key = keys.create("tests", 0.0)
     keys.write(path)
-    async with served(keys_file=str(path)) as here, browser(tmp_path / "profile") as page:
+    async with served(keys_file=str(path)) as here, chromium.page() as page:
         await open_page(page, here)
         await page.until("!document.querySelector('#key-field').hidden")
         await page.click("#start")
@@ -89,16 +89,16 @@ async def test_a_key_is_asked_for_where_one_is_wanted(tmp_path: Path) -> None:
         assert [each.lease.principal.name for each in here.gateway.sessions.values()] == ["tests"]
 
 
-async def test_no_key_is_asked_for_where_none_is_wanted(tmp_path: Path) -> None:
-    async with served() as here, browser(tmp_path / "profile") as page:
+async def test_no_key_is_asked_for_where_none_is_wanted(chromium: Browser) -> None:
+    async with served() as here, chromium.page() as page:
         await open_page(page, here)
         await page.until("document.querySelector('[name=model]').value === 'tiny.en'")
         assert await page.run("document.querySelector('#key-field').hidden")
         assert await page.run("document.querySelector('#model-field').hidden")
 
 
-async def test_a_full_server_is_waited_for(tmp_path: Path) -> None:
-    async with served(max_streams=1) as here, browser(tmp_path / "profile") as page:
+async def test_a_full_server_is_waited_for(chromium: Browser) -> None:
+    async with served(max_streams=1) as here, chromium.page() as page:
         async with session(here.ws) as other:
             await open_page(page, here)
             await page.click("#start")
@@ -110,8 +110,8 @@ async def test_a_full_server_is_waited_for(tmp_path: Path) -> None:
         assert await page.run(NOTICE) == ""
 
 
-async def test_a_server_that_goes_down_says_so_and_the_last_words_come(tmp_path: Path) -> None:
-    async with served(drain_s=2.0) as here, browser(tmp_path / "profile") as page:
+async def test_a_server_that_goes_down_says_so_and_the_last_words_come(chromium: Browser) -> None:
+    async with served(drain_s=2.0) as here, chromium.page() as page:
         await open_page(page, here)
         await page.click("#start")
         await page.until("document.querySelectorAll('.word').length > 3")
@@ -125,15 +125,15 @@ async def test_a_server_that_goes_down_says_so_and_the_last_words_come(tmp_path:
         assert await page.run("document.querySelectorAll('.word').length") > 3
 
 
-async def test_late_captions_are_told(tmp_path: Path) -> None:
-    async with served(latency_s=6.0) as here, browser(tmp_path / "profile") as page:
+async def test_late_captions_are_told(chromium: Browser) -> None:
+    async with served(latency_s=6.0) as here, chromium.page() as page:
         await open_page(page, here)
         await page.click("#start")
         await page.until(has("s late. Nothing is lost."), within_s=40)
 
 
-async def test_words_are_reached_by_keyboard_and_tell_their_time(tmp_path: Path) -> None:
-    async with served() as here, browser(tmp_path / "profile") as page:
+async def test_words_are_reached_by_keyboard_and_tell_their_time(chromium: Browser) -> None:
+    async with served() as here, chromium.page(haste=4) as page:
         await open_page(page, here)
         await page.click("#start")
         await page.until(f"document.querySelectorAll('.word').length > 5 && {PHASE} === 'idle'")
@@ -156,8 +156,8 @@ async def test_words_are_reached_by_keyboard_and_tell_their_time(tmp_path: Path)
         assert await page.run("document.activeElement === [...document.querySelectorAll('.word')].at(-1)")
 
 
-async def test_the_microphone_goes_on_behind_what_was_said_before(tmp_path: Path) -> None:
-    async with served() as here, browser(tmp_path / "profile", GRANTED) as page:
+async def test_the_microphone_goes_on_behind_what_was_said_before(chromium: Browser) -> None:
+    async with served() as here, chromium.page(microphone=True) as page:
         await open_page(page, here, "microphone")
 
         async def run_for(time: str) -> None:
@@ -172,7 +172,7 @@ async def test_the_microphone_goes_on_behind_what_was_said_before(tmp_path: Path
         await run_for("0:03")  # and goes on where it was stopped
 
 
-async def test_subtitles_are_those_of_the_package(tmp_path: Path) -> None:
+async def test_subtitles_are_those_of_the_package(chromium: Browser) -> None:
     spoken: list[Word] = []
     at_s = 0.0
     said = (
@@ -185,7 +185,7 @@ async def test_subtitles_are_those_of_the_package(tmp_path: Path) -> None:
         spoken.append(Word(f" {text}", at_s, at_s + 0.31, 1.0))
         at_s += 0.31
     told = [{"text": word.text, "start": word.start_s, "end": word.end_s} for word in spoken]
-    async with served() as here, browser(tmp_path / "profile") as page:
+    async with served() as here, chromium.page() as page:
         await open_page(page, here)
         made: dict[str, Any] = await page.run(
             "import('/page/subtitles.js').then("
@@ -195,8 +195,8 @@ async def test_subtitles_are_those_of_the_package(tmp_path: Path) -> None:
     assert made["vtt"] == to_vtt(make_cues(spoken))
 
 
-async def test_the_pool_is_shown_live(tmp_path: Path) -> None:
-    async with served() as here, browser(tmp_path / "profile") as page:
+async def test_the_pool_is_shown_live(chromium: Browser) -> None:
+    async with served() as here, chromium.page() as page:
         await page.open(here.http + "/status")
         await page.until("document.querySelector('#state').textContent === 'Ready'")
         first = "document.querySelector('.plot svg').ariaLabel"
@@ -213,12 +213,12 @@ async def test_the_pool_is_shown_live(tmp_path: Path) -> None:
         assert page.complaints == []
 
 
-async def test_one_of_several_models_is_shown(tmp_path: Path) -> None:
+async def test_one_of_several_models_is_shown(chromium: Browser) -> None:
     pools = [
         AsyncPool(model, backend="local", engine_factory=partial(ScriptedEngine, {}, WORDS))
         for model in ("tiny.en", "base")
     ]
-    async with served(pools=pools) as here, browser(tmp_path / "profile") as page:
+    async with served(pools=pools) as here, chromium.page() as page:
         await page.open(here.http + "/status")
         await page.until("document.querySelector('#model select')?.length === 2")
         first = "document.querySelector('.plot svg').ariaLabel"

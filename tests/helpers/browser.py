@@ -31,8 +31,7 @@ FLAGS = (
     "--remote-debugging-port=0",
 )
 
-GRANTED = "--use-fake-ui-for-media-stream"
-"""Whoever asks for the microphone gets it; without this nobody does, as there is nobody to ask."""
+HASTE = "{ const now = performance.now.bind(performance); performance.now = () => %g * now(); }"
 
 START_S, ANSWER_S, STOP_S = 60.0, 30.0, 20.0
 
@@ -162,29 +161,68 @@ class Page:
                 self.complaints.append(message["params"]["entry"]["text"])
 
 
+class Browser:
+    """A Chromium whose pages know nothing of each other."""
+
+    def __init__(self, address: str, control: Page) -> None:
+        self._address = address
+        self._control = control
+
+    @asynccontextmanager
+    async def page(
+        self, *, microphone: bool = False, haste: float = 1.0, downloads: Path | None = None
+    ) -> AsyncGenerator[Page]:
+        """An empty tab of a profile of its own.
+
+        Args:
+            microphone: whoever asks for it gets it; otherwise nobody does, as there is nobody to ask.
+            haste: the page's clock runs so many times as fast: recordings are played in less time.
+            downloads: the folder they go to.
+        """
+        context = await self._control.call("Target.createBrowserContext")
+        if microphone:
+            await self._control.call("Browser.grantPermissions", permissions=["audioCapture"], **context)
+        if downloads is not None:
+            save = {"behavior": "allow", "downloadPath": str(downloads)}
+            await self._control.call("Browser.setDownloadBehavior", **save, **context)
+        target = await self._control.call("Target.createTarget", url="about:blank", **context)
+        try:
+            tab = f"{self._address}/devtools/page/{target['targetId']}"
+            async with websockets.connect(tab, max_size=None, compression=None) as socket:
+                page = Page(socket)
+                try:
+                    await page.call("Emulation.setFocusEmulationEnabled", enabled=True)
+                    if haste != 1.0:
+                        await page.call("Page.enable")
+                        await page.call("Page.addScriptToEvaluateOnNewDocument", source=HASTE % haste)
+                    yield page
+                finally:
+                    await page.aclose()
+        finally:
+            await self._control.call("Target.disposeBrowserContext", **context)
+
+
 @asynccontextmanager
-async def browser(folder: Path, *flags: str, microphone: Path | None = None) -> AsyncGenerator[Page]:
-    """A Chromium of its own with one empty tab; ended with all its processes.
+async def browser(folder: Path, *flags: str) -> AsyncGenerator[Browser]:
+    """A Chromium of its own; ended with all its processes.
 
     Args:
         folder: an empty one, for its profile.
         flags: more of them.
-        microphone: a WAV file that its microphone hears, once.
     """
-    heard = [f"--use-file-for-fake-audio-capture={microphone}%noloop"] if microphone else []
-    command = [find_chromium(), *FLAGS, *flags, *heard, f"--user-data-dir={folder}", "about:blank"]
+    command = [find_chromium(), *FLAGS, *flags, f"--user-data-dir={folder}", "about:blank"]
     process = await asyncio.create_subprocess_exec(
         *command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        port = await asyncio.wait_for(_port(process, folder / "DevToolsActivePort"), START_S)
-        tab = await asyncio.wait_for(_tab(port), START_S)
-        async with websockets.connect(tab, max_size=None, compression=None) as socket:
-            page = Page(socket)
+        port, path = await asyncio.wait_for(_endpoint(process, folder / "DevToolsActivePort"), START_S)
+        address = f"ws://127.0.0.1:{port}"
+        async with websockets.connect(address + path, max_size=None, compression=None) as socket:
+            control = Page(socket)
             try:
-                yield page
+                yield Browser(address, control)
             finally:
-                await page.aclose()
+                await control.aclose()
     finally:
         process.terminate()
         try:
@@ -194,29 +232,13 @@ async def browser(folder: Path, *flags: str, microphone: Path | None = None) -> 
             await process.wait()
 
 
-async def _port(process: asyncio.subprocess.Process, file: Path) -> int:
-    """The port that it chose, and wrote into its profile."""
+async def _endpoint(process: asyncio.subprocess.Process, file: Path) -> tuple[str, str]:
+    """The port that it chose and the path to the browser itself, which it wrote into its profile."""
 
-    def first_line() -> str:
-        return file.read_text().partition("\n")[0] if file.is_file() else ""
+    def lines() -> list[str]:
+        return file.read_text().split() if file.is_file() else []
 
-    while not (line := await asyncio.to_thread(first_line)):
+    while len(told := await asyncio.to_thread(lines)) < 2:
         assert process.returncode is None, "the browser ended before it began"
         await asyncio.sleep(0.1)
-    return int(line)
-
-
-async def _tab(port: int) -> str:
-    """The address of its first tab."""
-    while True:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(b"GET /json HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = next(line for line in head.lower().splitlines() if line.startswith(b"content-length:"))
-        body = await reader.readexactly(int(length.partition(b":")[2]))
-        writer.close()
-        pages = [each for each in json.loads(body) if each["type"] == "page"]
-        if pages:
-            # The port in the address it tells is the one that was asked for: none.
-            return f"ws://127.0.0.1:{port}/devtools/page/{pages[0]['id']}"
-        await asyncio.sleep(0.1)
+    return told[0], told[1]
