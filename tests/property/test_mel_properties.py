@@ -25,7 +25,7 @@ def expected(audio: np.ndarray, bands: int = 80) -> np.ndarray:
     return REFERENCE[bands](audio.astype(np.float32) / 32768)[:, :-1]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(moves=moves, aligned=st.booleans(), bands=st.sampled_from([80, 128]))
 def test_any_walk_of_windows_equals_the_extractor(
     moves: list[tuple[int, int, int]], aligned: bool, bands: int
@@ -72,7 +72,7 @@ def test_frames_seen_before_are_not_computed_again(monkeypatch: pytest.MonkeyPat
     assert sum(counted) <= 105
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(changed=st.integers(0, 47_999))
 def test_an_id_used_again_for_other_audio_gets_its_own_frames(changed: int):
     other = AUDIO[:48_000].copy()

@@ -146,7 +146,7 @@ class QueueLife(RuleBasedStateMachine):
 
 
 TestQueueLife = QueueLife.TestCase
-TestQueueLife.settings = settings(max_examples=60, deadline=None)
+TestQueueLife.settings = settings(max_examples=60)
 
 
 class Rivals(RuleBasedStateMachine):
@@ -190,4 +190,4 @@ class Rivals(RuleBasedStateMachine):
 
 
 TestRivals = Rivals.TestCase
-TestRivals.settings = settings(max_examples=30, deadline=None)
+TestRivals.settings = settings(max_examples=30)

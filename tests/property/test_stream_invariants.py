@@ -15,7 +15,7 @@ from tests.support.world import World, random_words
 from ray_whisper_streaming.core.options import EndpointingOptions, StreamOptions, TrimmingOptions
 from ray_whisper_streaming.core.transcript import normalise
 
-quick = settings(max_examples=60, deadline=None)
+quick = settings(max_examples=60)
 seeds = st.integers(0, 2**32 - 1)
 
 POLICIES = ("hybrid", "cutoff", "agreement")

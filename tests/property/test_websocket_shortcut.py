@@ -103,7 +103,7 @@ BYTES = st.lists(st.one_of(FRAMES, FRAMES, FRAMES, st.binary(max_size=4)), max_s
 
 
 @given(BYTES, st.integers(0, 2**32))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_the_short_way_hears_the_same(data: bytes, seed: int) -> None:
     cuts = random.Random(seed)
     pieces: list[bytes] = []

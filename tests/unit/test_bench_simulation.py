@@ -23,7 +23,7 @@ def test_every_word_is_committed_once(policy, pause_s):
 def test_memory_stays_flat():
     tracemalloc.start()
     try:
-        marks = list(simulate(240.0, 60.0, StreamOptions(language="en")))
+        marks = list(simulate(150.0, 30.0, StreamOptions(language="en")))
     finally:
         tracemalloc.stop()
     held_mb = [mark.traced_mb or 0.0 for mark in marks[1:]]

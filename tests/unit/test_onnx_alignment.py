@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -48,7 +48,6 @@ matrices = arrays.arrays(
 )
 
 
-@settings(deadline=None)
 @given(matrices)
 def test_no_path_is_cheaper(costs: np.ndarray):
     firsts = first_positions(costs)
@@ -58,7 +57,6 @@ def test_no_path_is_cheaper(costs: np.ndarray):
     assert cost_along(costs, firsts) == pytest.approx(cheapest(costs), abs=1e-9)
 
 
-@settings(deadline=None)
 @given(
     arrays.arrays(
         np.float32,

@@ -320,7 +320,7 @@ def test_a_growing_window_is_encoded_from_where_the_pass_before_left_off(monkeyp
         past = [state[:known] for state in states]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(asked=st.lists(requests, min_size=1, max_size=5))
 def test_ragged_batches_are_decoded_like_whole_forward_passes(
     decoder: Decoder, windows: CrossCache, asked: list[Request]
@@ -343,7 +343,7 @@ def test_ragged_batches_are_decoded_like_whole_forward_passes(
             assert transcript.probabilities[place] == pytest.approx(wanted_chance, abs=1e-5)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(asked=st.lists(requests, min_size=2, max_size=5), order=st.randoms())
 def test_in_8_bits_too_each_row_is_the_same_alone_and_in_any_batch(
     decoder_in_bytes: Decoder, windows: CrossCache, asked: list[Request], order
@@ -358,7 +358,7 @@ def test_in_8_bits_too_each_row_is_the_same_alone_and_in_any_batch(
         np.testing.assert_allclose(transcript.probabilities, alone.probabilities, atol=1e-4)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(asked=st.lists(requests, min_size=1, max_size=4), beam_size=st.integers(1, 5))
 def test_beams_are_those_of_a_search_with_whole_forward_passes(
     decoder: Decoder, windows: CrossCache, asked: list[Request], beam_size: int
@@ -381,7 +381,7 @@ def test_beams_are_those_of_a_search_with_whole_forward_passes(
             assert transcript.probabilities[place] == pytest.approx(wanted_chance, abs=1e-5)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(asked=st.lists(requests, min_size=2, max_size=5), order=st.randoms())
 def test_beams_of_a_row_are_the_same_alone_and_in_any_batch(
     decoder_in_bytes: Decoder, windows: CrossCache, asked: list[Request], order
