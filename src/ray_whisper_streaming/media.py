@@ -22,6 +22,8 @@ Float32: TypeAlias = npt.NDArray[np.float32]
 Encoding: TypeAlias = Literal["s16le", "f32le", "mulaw", "alaw"]
 AudioFile: TypeAlias = str | os.PathLike[str] | BinaryIO
 
+MAX_CHANNELS = 64
+
 MIN_RATE, MAX_RATE = 4_000, 384_000
 """Sample rates accepted: from below telephony to the highest recorders use."""
 
@@ -110,8 +112,8 @@ class AudioConverter:
     ) -> None:
         if not MIN_RATE <= sample_rate <= MAX_RATE:
             raise ConfigurationError("sample_rate", sample_rate, f"from {MIN_RATE} to {MAX_RATE} per second")
-        if not 1 <= channels <= 64:
-            raise ConfigurationError("channels", channels, "from 1 to 64")
+        if not 1 <= channels <= MAX_CHANNELS:
+            raise ConfigurationError("channels", channels, f"from 1 to {MAX_CHANNELS}")
         if channel is not None and not 0 <= channel < channels:
             raise ConfigurationError("channel", channel, f"from 0 to {channels - 1}")
         if encoding not in SAMPLE_BYTES:

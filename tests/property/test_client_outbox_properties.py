@@ -33,12 +33,14 @@ class Server:
         self.machine.receive('{"type":"options"}')
         self.begins_at = begins_at
         self.heard = bytearray()
+        self.starts: set[int] = set()
         self.flushes: list[str] = []
         self.closed = False
 
     def receive(self, message: str | bytes) -> None:
         command = self.machine.receive(message)
         if isinstance(command, Audio):
+            self.starts.add(self.begins_at + len(self.heard))
             self.heard += command.data
         elif isinstance(command, Flush):
             self.flushes.append(command.id)
@@ -46,11 +48,13 @@ class Server:
             self.closed = True
 
 
-@given(steps=steps)
-def test_everything_arrives_once_and_in_order(steps: list[tuple[str, int]]) -> None:
-    outbox, server = Outbox(FRAME), Server(0)
-    outbox.limit_messages(16)
+@given(steps=steps, packets=st.booleans())
+def test_everything_arrives_once_and_in_order(steps: list[tuple[str, int]], packets: bool) -> None:
+    """Samples, cut anywhere; or packets, whole."""
+    outbox, server = Outbox(1 if packets else FRAME), Server(0)
+    outbox.limit_messages(64 if packets else 16)
     said = bytearray()
+    starts: set[int] = set()
     asked: list[str] = []
     answered: set[str] = set()
     wire: list[str | bytes] = []
@@ -74,6 +78,7 @@ def test_everything_arrives_once_and_in_order(steps: list[tuple[str, int]]) -> N
     for kind, amount in [*steps, ("close", 0), ("send", 2), ("lose", 1)]:
         if kind == "push":
             piece = bytes((len(said) + index) % 251 for index in range(amount))
+            starts.add(len(said))
             said += piece
             outbox.push(piece)
         elif kind == "flush":
@@ -86,7 +91,10 @@ def test_everything_arrives_once_and_in_order(steps: list[tuple[str, int]]) -> N
             lose(amount, forget=kind == "forget")
         elif kind == "acknowledge":
             deliver()
-            outbox.acknowledge(min(amount, len(server.heard) // FRAME))
+            if packets:
+                outbox.acknowledge_messages(min(amount, server.machine.next_audio))
+            else:
+                outbox.acknowledge(min(amount, len(server.heard) // FRAME))
         elif kind == "answer":
             deliver()
             for flush_id in server.flushes:
@@ -94,6 +102,7 @@ def test_everything_arrives_once_and_in_order(steps: list[tuple[str, int]]) -> N
                     answered.add(flush_id)
         else:
             outbox.close()
+        assert not packets or server.starts <= starts
         # All that no server has acknowledged is there.
         assert bytes(server.heard) == bytes(said[server.begins_at : server.begins_at + len(server.heard)])
     while (message := outbox.take()) is not None:

@@ -3,52 +3,24 @@
 from __future__ import annotations
 
 import gc
-import io
 import threading
-from collections.abc import Iterator
+import tracemalloc
 from typing import Any
 
-import av
 import numpy as np
 import pytest
+from tests.helpers.coded_audio import FRAGMENTED_MP4, LIVE_WEBM, RATE, encode, opus_packets
 
-from ray_whisper_streaming.errors import AudioError
-from ray_whisper_streaming.server import codecs
+from ray_whisper_streaming.errors import AudioError, ConfigurationError
+from ray_whisper_streaming.server import containers
 from ray_whisper_streaming.server.codecs import CodedAudio, framed
+from ray_whisper_streaming.server.containers import MAX_DAMAGED
 
-RATE = 48_000
 LEFT_HZ, RIGHT_HZ = 440.0, 1000.0
 
 
 def tone(hertz: float, seconds: float = 2.0) -> np.ndarray:
     return (0.4 * np.sin(2 * np.pi * hertz * np.arange(round(RATE * seconds)) / RATE)).astype(np.float32)
-
-
-def encode(container: str, codec: str, *channels: np.ndarray, options: dict[str, str] | None = None) -> bytes:
-    file = io.BytesIO()
-    layout = "mono" if len(channels) == 1 else "stereo"
-    output: Any
-    with av.open(file, "w", format=container, options=options or {}) as output:
-        for packet in encoded(codec, channels, output.add_stream(codec, rate=RATE, layout=layout)):
-            output.mux(packet)
-    return file.getvalue()
-
-
-def encoded(codec: str, channels: tuple[np.ndarray, ...], stream: Any) -> Iterator[Any]:
-    layout = "mono" if len(channels) == 1 else "stereo"
-    frame = av.AudioFrame.from_ndarray(np.stack(channels), format="fltp", layout=layout)
-    frame.sample_rate = RATE
-    resampler: Any = av.AudioResampler(format=stream.format, layout=layout, rate=RATE, frame_size=960)
-    for part in [*resampler.resample(frame), *resampler.resample(None)]:
-        yield from stream.encode(part)
-    yield from stream.encode(None)
-
-
-def packets(*channels: np.ndarray) -> list[bytes]:
-    context: Any = av.CodecContext.create("libopus", "w")
-    context.sample_rate, context.layout = RATE, "mono" if len(channels) == 1 else "stereo"
-    context.format = "flt"
-    return [bytes(packet) for packet in encoded("libopus", channels, context)]
 
 
 def decode(audio: CodedAudio, pieces: list[bytes]) -> list[np.ndarray]:
@@ -68,14 +40,18 @@ def cut(raw: bytes, size: int) -> list[bytes]:
     return [raw[start : start + size] for start in range(0, len(raw), size)]
 
 
-LIVE_WEBM = {"live": "1", "cluster_time_limit": "100"}
-"""As a browser's MediaRecorder writes it: no length in its head, a cluster now and then."""
-
-
 @pytest.mark.parametrize("size", [7, 1000, 10**9])
 @pytest.mark.parametrize(
     ("container", "codec", "options"),
-    [("webm", "libopus", LIVE_WEBM), ("ogg", "libopus", {}), ("mp3", "libmp3lame", {}), ("flac", "flac", {})],
+    [
+        ("webm", "libopus", LIVE_WEBM),
+        ("ogg", "libopus", {}),
+        ("mp3", "libmp3lame", {}),
+        ("flac", "flac", {}),
+        ("mpegts", "aac", {}),
+        ("mp4", "aac", FRAGMENTED_MP4),
+        ("wav", "pcm_s16le", {}),
+    ],
 )
 def test_containers_in_pieces(container: str, codec: str, options: dict[str, str], size: int) -> None:
     raw = encode(container, codec, tone(LEFT_HZ), options=options)
@@ -106,6 +82,13 @@ def test_a_channel_count_that_was_not_announced() -> None:
         decode(CodedAudio(channels=2, split=True), [raw])
 
 
+def test_a_rate_that_no_audio_has() -> None:
+    raw = bytearray(encode("wav", "pcm_s16le", tone(LEFT_HZ)))
+    raw[24:28] = (1_000).to_bytes(4, "little")  # in the head's description of the samples
+    with pytest.raises(AudioError, match="its sample_rate is 1000"):
+        decode(CodedAudio(), [bytes(raw)])
+
+
 def test_audio_that_changes_its_shape_on_the_way() -> None:
     """As where a station plays one file behind the other."""
     raw = encode("mp3", "libmp3lame", tone(LEFT_HZ)) + encode(
@@ -118,7 +101,7 @@ def test_audio_that_changes_its_shape_on_the_way() -> None:
 
 @pytest.mark.parametrize("together", [1, 10])
 def test_opus_packets(together: int) -> None:
-    sent = [framed(packet) for packet in packets(tone(LEFT_HZ))]
+    sent = [framed(packet) for packet in opus_packets(tone(LEFT_HZ))]
     pieces = [b"".join(sent[start : start + together]) for start in range(0, len(sent), together)]
     (samples,) = decode(CodedAudio(codec="opus"), pieces)
     assert len(samples) == pytest.approx(32_000, abs=1_600)
@@ -126,7 +109,7 @@ def test_opus_packets(together: int) -> None:
 
 
 def test_opus_packets_of_two_channels() -> None:
-    sent = [framed(packet) for packet in packets(tone(LEFT_HZ), tone(RIGHT_HZ))]
+    sent = [framed(packet) for packet in opus_packets(tone(LEFT_HZ), tone(RIGHT_HZ))]
     left, right = decode(CodedAudio(codec="opus", channels=2, split=True), sent)
     assert (loudest_hz(left), loudest_hz(right)) == (
         pytest.approx(LEFT_HZ, abs=2),
@@ -135,7 +118,7 @@ def test_opus_packets_of_two_channels() -> None:
 
 
 def test_a_lost_opus_packet_is_no_end() -> None:
-    sent = packets(tone(LEFT_HZ))
+    sent = opus_packets(tone(LEFT_HZ))
     sent[20:22] = [b"\xff\xff\xff\xff"] * 2
     (samples,) = decode(CodedAudio(codec="opus"), [framed(packet) for packet in sent])
     assert len(samples) > 30_000
@@ -165,9 +148,41 @@ def test_too_little_to_be_anything_is_an_error_at_its_end() -> None:
         decoder.flush()
 
 
-def test_a_packet_longer_than_any() -> None:
+@pytest.mark.parametrize("wrong", [b"", bytes(70_000)])
+def test_packets_of_a_length_that_none_has(wrong: bytes) -> None:
     with pytest.raises(AudioError):
-        framed(bytes(70_000))
+        decode(CodedAudio(codec="opus"), [framed(wrong)])
+    sent = opus_packets(tone(LEFT_HZ))
+    whole, less = (
+        decode(CodedAudio(codec="opus"), [framed(packet) for packet in each])[0]
+        for each in (sent, [*sent[:20], wrong, *sent[21:]])
+    )
+    assert len(whole) - len(less) == 320  # nothing but itself
+
+
+def test_many_damaged_packets_cost_no_good_ones_that_came_with_them() -> None:
+    sent = opus_packets(tone(LEFT_HZ))
+    damaged = [b"\xff\xff\xff\xff"] * (MAX_DAMAGED + 1)
+    (decoder,) = CodedAudio(codec="opus").decoders()
+    together = b"".join(framed(packet) for packet in [*sent[:50], *damaged, *sent[50:]])
+    assert len(decoder.convert(together)) > 30_000
+    with pytest.raises(AudioError):
+        decoder.convert(b"".join(framed(packet) for packet in damaged))
+
+
+@pytest.mark.parametrize(
+    ("codec", "channels", "split"),
+    [
+        ("opus", 3, False),
+        ("opus", 0, False),
+        ("container", 0, False),
+        ("container", 10**9, False),
+        ("container", 9, True),
+    ],
+)
+def test_channels_that_can_not_be(codec: Any, channels: int, split: bool) -> None:
+    with pytest.raises(ConfigurationError, match="channels"):
+        CodedAudio(codec=codec, channels=channels, split=split)
 
 
 @pytest.mark.parametrize(
@@ -183,11 +198,35 @@ def test_files_of_the_server_can_not_be_read(
 
 
 def test_silence_packed_a_thousandfold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codecs, "MAX_BURST_S", 60.0)
+    monkeypatch.setattr(containers, "MAX_BURST_S", 60.0)
     raw = encode("flac", "flac", np.zeros(RATE * 70, np.float32))
     (decoder,) = CodedAudio().decoders()
     with pytest.raises(AudioError, match="60 s"):
         decoder.convert(raw)
+
+
+def test_noise_behind_good_audio_is_told_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(containers, "MAX_BARREN_BYTES", 1 << 20)
+    raw = encode("webm", "libopus", tone(LEFT_HZ), options=LIVE_WEBM)
+    (decoder,) = CodedAudio().decoders()
+    assert len(decoder.convert(raw)) > 25_000
+    noise = np.random.default_rng(3).bytes(100_000)
+    with pytest.raises(AudioError, match="1 MB"):
+        [decoder.convert(noise) for _ in range(11)]
+
+
+def test_what_comes_behind_the_end_is_not_kept() -> None:
+    raw = encode("aiff", "pcm_s16be", tone(LEFT_HZ))
+    (decoder,) = CodedAudio().decoders()
+    assert len(decoder.convert(raw)) == pytest.approx(32_000, abs=1_600)
+    tracemalloc.start()
+    try:
+        for _ in range(70):
+            decoder.convert(bytes(100_000))
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 1_000_000  # of 7 MB
 
 
 def test_a_session_given_up_leaves_no_thread() -> None:

@@ -25,6 +25,7 @@ from websockets.asyncio.client import ClientConnection
 from ray_whisper_streaming.client.connecting import Address, check_closing, hear, open_socket
 from ray_whisper_streaming.client.events import ClientEvent, Closed, Reconnected, StreamFailed
 from ray_whisper_streaming.client.inbox import DRAINING, Inbox
+from ray_whisper_streaming.client.options import CODED
 from ray_whisper_streaming.client.outbox import Outbox
 from ray_whisper_streaming.client.patience import Patience
 from ray_whisper_streaming.errors import ProtocolError, RayWhisperError, Refused, Unauthorized, Unreachable
@@ -90,7 +91,11 @@ class Conversation:
         self._options = options
         self._patience = patience
         self._outbox = outbox
-        self._inbox = Inbox(moves_on=True)
+        # What a new session gets of a container has no head: it could not read it.
+        self._moves_on = options.encoding != "container"
+        self._inbox = Inbox(moves_on=self._moves_on)
+        self._coded = options.encoding in CODED
+        self._coded_until_s = 0.0
         self._bytes_per_s = bytes_per_s
         self._listener = listener
         self._clock = clock
@@ -107,6 +112,11 @@ class Conversation:
     def session_id(self) -> str:
         """Of the session that runs now; empty before `start`."""
         return self._ready.session_id if self._ready else ""
+
+    @property
+    def acknowledged_s(self) -> float:
+        """Everything before this second of the stream is done with."""
+        return self._coded_until_s if self._coded else self._outbox.released / self._bytes_per_s
 
     @property
     def started(self) -> bool:
@@ -191,6 +201,10 @@ class Conversation:
             self._lost_at, self._tries = self._clock(), 0
         hint_s = 0.0
         while True:
+            if not (resume or self._moves_on):
+                raise Unreachable(
+                    f"the session is gone, and no other can go on in the middle of a container ({lost})"
+                )
             pause_s = max(self._patience.pause_s(self._tries), hint_s)
             if self._clock() - self._lost_at + pause_s >= self._patience.reconnect_s:
                 raise Unreachable(
@@ -225,7 +239,7 @@ class Conversation:
         fruitless = self._outbox.unacknowledged and self._outbox.released == self._taken_over_at
         self._fruitless = self._fruitless + 1 if fruitless else 0
         self._taken_over_at = self._outbox.restart()
-        from_s = self._taken_over_at / self._bytes_per_s
+        from_s = self.acknowledged_s
         self._inbox.restart(from_s)
         self._listener.heard(Reconnected(after_s=self._outage_s(), resumed=False, from_s=from_s))
         return socket
@@ -265,15 +279,16 @@ class Conversation:
         if isinstance(message, Ready):
             raise ProtocolError("the server began twice", code="bad_message")
         if isinstance(message, Acknowledged):
-            self._outbox.acknowledge(message.sample)
+            self._acknowledge(message)
             self._listener.changed()
         if isinstance(message, Flushed) and not self._outbox.answered(message.id):
             return False  # asked for once more after a lost connection
         event = self._inbox.receive(message)
         if isinstance(message, ClosedMessage) and self._inbox.ending == DRAINING:
             # All that it received is committed.
-            self._outbox.acknowledge(round(message.audio * self._options.sample_rate))
-            if self._has_more():
+            if not self._coded:  # of what is coded it said so itself
+                self._outbox.acknowledge(round(message.audio * self._options.sample_rate))
+            if self._moves_on and self._has_more():
                 return True
         if event is not None:
             self._listener.heard(event)
@@ -281,6 +296,13 @@ class Conversation:
             self.over = True
             return True
         return False
+
+    def _acknowledge(self, message: Acknowledged) -> None:
+        if message.next_audio is not None:
+            self._outbox.acknowledge_messages(message.next_audio)
+            self._coded_until_s = self._inbox.offset_s + message.at
+        else:
+            self._outbox.acknowledge(message.sample)
 
     async def _send_all(self, socket: ClientConnection) -> None:
         assert self._ready is not None

@@ -10,9 +10,15 @@ from ray_whisper_streaming.core.options import EndpointingOptions, check_range
 from ray_whisper_streaming.errors import ConfigurationError
 from ray_whisper_streaming.wire.native_messages import Endpointing, Options
 
-__all__ = ["SAMPLE_BYTES", "make_options"]
+__all__ = ["CODED", "CODED_BYTES_PER_S", "SAMPLE_BYTES", "make_options"]
 
 SAMPLE_BYTES = {"s16le": 2, "f32le": 4, "mulaw": 1, "alaw": 1}
+
+CODED = ("opus", "container")
+"""Encodings whose bytes tell nothing of their length in seconds."""
+
+CODED_BYTES_PER_S = 16_000
+"""What they take at most, as a rule: 128 kbit/s."""
 
 PROTOCOL_NAMES = {
     "allowed_languages": "languages",

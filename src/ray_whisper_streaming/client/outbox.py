@@ -80,6 +80,11 @@ class Outbox:
         """Whether there is nothing to send now."""
         return not self._waiting and (not self.closing or self._close_sent)
 
+    @property
+    def longest_piece(self) -> int:
+        """Bytes that are still sent as one message."""
+        return self._piece
+
     def limit_messages(self, message_bytes: int) -> None:
         """The server takes messages of so many bytes."""
         self._piece = max(1, min(MAX_PIECE_BYTES, message_bytes - HEADER_BYTES))
@@ -124,6 +129,18 @@ class Outbox:
         """The session that runs has done with its audio before this sample, of each channel."""
         self.released = max(self.released, min(self.origin + sample * self._frame, self.end))
         while self._sent and self._is_done_with(self._sent[0]):
+            self._sent.popleft()
+
+    def acknowledge_messages(self, next_audio: int) -> None:
+        """The session that runs has done with its audio messages before this number."""
+        while self._sent:
+            item = self._sent[0]
+            if isinstance(item, _Audio):
+                if item.sequence >= next_audio:
+                    return
+                self.released = item.end
+            elif not self._is_done_with(item):
+                return
             self._sent.popleft()
 
     def answered(self, flush_id: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 from collections import deque
 from collections.abc import AsyncIterator
 
@@ -12,11 +13,11 @@ import numpy.typing as npt
 from ray_whisper_streaming.client.connecting import Address
 from ray_whisper_streaming.client.conversation import Conversation
 from ray_whisper_streaming.client.events import ClientEvent, Partial
-from ray_whisper_streaming.client.options import SAMPLE_BYTES
+from ray_whisper_streaming.client.options import CODED, CODED_BYTES_PER_S, SAMPLE_BYTES
 from ray_whisper_streaming.client.outbox import Outbox
 from ray_whisper_streaming.client.patience import Patience
 from ray_whisper_streaming.client.samples import as_bytes
-from ray_whisper_streaming.errors import Overloaded, StreamClosed
+from ray_whisper_streaming.errors import AudioError, Overloaded, StreamClosed
 from ray_whisper_streaming.wire.native_messages import Options
 
 __all__ = ["AsyncRemoteStream"]
@@ -35,9 +36,10 @@ class AsyncRemoteStream:
     """
 
     def __init__(self, address: Address, options: Options, patience: Patience) -> None:
-        frame_bytes = SAMPLE_BYTES[options.encoding] * options.channels
         self._options = options
-        self._bytes_per_s = frame_bytes * options.sample_rate
+        self._coded = options.encoding in CODED
+        frame_bytes = 1 if self._coded else SAMPLE_BYTES[options.encoding] * options.channels
+        self._bytes_per_s = CODED_BYTES_PER_S if self._coded else frame_bytes * options.sample_rate
         self._most_kept = patience.unacknowledged_s * self._bytes_per_s
         self._outbox = Outbox(frame_bytes)
         self._conversation = Conversation(
@@ -54,13 +56,15 @@ class AsyncRemoteStream:
 
     @property
     def sent_s(self) -> float:
-        """Seconds of audio pushed so far."""
+        """Seconds of audio pushed so far; NaN of Opus and containers, which only the server decodes."""
+        if self._coded:
+            return math.nan
         return self._outbox.end / self._bytes_per_s
 
     @property
     def acknowledged_s(self) -> float:
         """Everything before this second is committed, and no longer kept here."""
-        return self._outbox.released / self._bytes_per_s
+        return self._conversation.acknowledged_s
 
     @property
     def over(self) -> bool:
@@ -84,7 +88,8 @@ class AsyncRemoteStream:
         Waits while too much audio is unacknowledged: the server is behind, or the connection is lost.
 
         Args:
-            samples: bytes, cut anywhere; or int16, or floats of -1 to 1, shape (frames,) or (frames, channels).
+            samples: bytes, cut anywhere, but of ``opus`` one packet; or int16, or floats of -1 to 1, shape (frames,)
+                or (frames, channels).
 
         Raises:
             AudioError: samples that are no audio; nothing was taken.
@@ -94,6 +99,11 @@ class AsyncRemoteStream:
         """
         data = as_bytes(samples, self._options.encoding, self._options.channels)
         self._check_open()
+        if self._options.encoding == "opus":
+            if not 0 < len(data) <= self._outbox.longest_piece:
+                raise AudioError(f"{len(data)} bytes are no Opus packet")
+            await self._push_second(data)
+            return
         for start in range(0, len(data), self._bytes_per_s):
             await self._push_second(data[start : start + self._bytes_per_s])
 

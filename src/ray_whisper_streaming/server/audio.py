@@ -70,6 +70,11 @@ class AudioFormat:
         """Whether decoding is no work: the samples are what streams take."""
         return (self.encoding, self.sample_rate, self.channels) == ("s16le", SAMPLE_RATE, 1)
 
+    @property
+    def is_coded(self) -> bool:
+        """Whether the bytes say nothing of their length in seconds before they are decoded."""
+        return False
+
     def decoders(self) -> list[Decoder]:
         """A new decoder for each stream.
 

@@ -1,64 +1,34 @@
-"""Audio that says itself what it is: containers (WebM, Ogg, MP3, ...) and Opus packets, decoded as they come in.
-
-FFmpeg's demuxers pull: they read when they want to. Here bytes are pushed. So each container has a thread in which
-FFmpeg reads from a `_Pipe`; pushing wakes it and waits until it wants more, so that what comes back is all that could
-be decoded from the bytes so far.
-"""
+"""Audio that says itself what it is, containers and Opus packets, decoded as it comes in; a decoder per channel."""
 
 from __future__ import annotations
 
-import threading
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import av
 import numpy as np
-import numpy.typing as npt
 from av.error import FFmpegError
 
-from ray_whisper_streaming.core.jobs import Int16Samples
-from ray_whisper_streaming.errors import AudioError
-from ray_whisper_streaming.media import SAFE_FORMATS, AudioConverter, frame_samples
+from ray_whisper_streaming.core.jobs import SAMPLE_RATE, Int16Samples
+from ray_whisper_streaming.errors import AudioError, ConfigurationError
+from ray_whisper_streaming.media import MAX_CHANNELS, AudioConverter, Encoding, frame_samples
 from ray_whisper_streaming.server.audio import AudioFormat, Decoder
+from ray_whisper_streaming.server.containers import MAX_DAMAGED, ContainerSource, Frame
 
-__all__ = ["CodedAudio", "framed"]
+__all__ = ["CodedAudio", "audio_format", "framed"]
 
 Codec: TypeAlias = Literal["container", "opus"]
 
 NOMINAL_BYTES_PER_S = 16_000
 """What coded speech takes at most, as a rule (128 kbit/s)."""
 
-READ_BYTES = 4096
-"""What FFmpeg reads at a time."""
-
-PROBING = {
-    "analyzeduration": "1",
-    "probesize": "4096",
-    "formatprobesize": "32768",
-    "format_whitelist": SAFE_FORMATS,
-}
-"""FFmpeg's usual look ahead (5 s, 5 MB) would be latency; what containers' heads say is enough. What is no audio is
-found out within 32 KB, not 1 MB."""
-
-MAX_BURST_S = 600.0
-"""Audio that one push may decode to: a megabyte of MP3 at its lowest. More is a bomb: silence packs a thousandfold."""
-
-STUCK_S = 5.0
-"""A decoder that is still busy with one push after so long is given up."""
-
-MAX_DAMAGED = 50
-"""Packets in a row that can't be decoded: then it is no audio, not a lost packet or two."""
-
 OPUS_RATE = 48_000
+OPUS_CHANNELS = 2
 
-LENGTH_BYTES = 2
+LENGTH_BYTES = 4
 MAX_PACKET_BYTES = 48 * 1276
 """120 ms in 48 frames of the greatest length (RFC 6716, 3.2)."""
-
-_Frame: TypeAlias = tuple[npt.NDArray[Any], int]
-"""Samples of shape (frames, channels), and their rate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +41,12 @@ class CodedAudio(AudioFormat):
 
     codec: Codec = "container"
 
+    def __post_init__(self) -> None:
+        most = OPUS_CHANNELS if self.codec == "opus" else MAX_CHANNELS
+        if not 1 <= self.channels <= most:
+            raise ConfigurationError("channels", self.channels, f"from 1 to {most}")
+        AudioFormat.__post_init__(self)
+
     @property
     def bytes_per_second(self) -> int:
         """Of what is sent, about."""
@@ -81,148 +57,39 @@ class CodedAudio(AudioFormat):
         """Never."""
         return False
 
+    @property
+    def is_coded(self) -> bool:
+        """Always."""
+        return True
+
     def decoders(self) -> list[Decoder]:
         """A new decoder for each stream; they share the work."""
-        source = _Container() if self.codec == "container" else _OpusPackets(self.channels)
+        source = ContainerSource() if self.codec == "container" else _OpusPackets(self.channels)
         shared = _Shared(source, self.streams if self.split else None)
         return [_ChannelDecoder(shared, number) for number in range(self.streams)]
 
 
-class _Container:
-    """A container that comes in pieces."""
+def audio_format(
+    encoding: Encoding | Codec, *, sample_rate: int = SAMPLE_RATE, channels: int = 1, split: bool = False
+) -> AudioFormat:
+    """The audio of a session, as clients name it.
 
-    def __init__(self) -> None:
-        self._pipe = _Pipe()
-        self._thread: threading.Thread | None = None
-        # The thread knows the pipe alone: with the last reference to this it is told to end.
-        weakref.finalize(self, _Pipe.close, self._pipe)
+    Args:
+        encoding: of samples, or ``"opus"`` (packets) or ``"container"``.
+        sample_rate: of samples; what is coded says itself.
+        channels: interleaved in samples, or in an Opus packet; of a container only where they are kept apart.
+        split: a stream per channel.
 
-    def push(self, data: bytes) -> list[_Frame]:
-        self._start()
-        return self._pipe.push(data)
-
-    def end(self) -> list[_Frame]:
-        self._start()
-        return self._pipe.end()
-
-    def _start(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(
-                target=_demux, args=(self._pipe,), name="container-decoding", daemon=True
-            )
-            self._thread.start()
-
-
-class _Pipe:
-    """Bytes on their way to FFmpeg's thread, and frames on their way back."""
-
-    def __init__(self) -> None:
-        self._turn = threading.Condition()
-        self._bytes = bytearray()
-        self._frames: list[_Frame] = []
-        self._frames_s = 0.0
-        self._ended = False
-        self._closed = False
-        self._hungry = False
-        self._done = False
-        self._error: AudioError | None = None
-
-    # The session's side.
-
-    def push(self, data: bytes) -> list[_Frame]:
-        with self._turn:
-            self._bytes += data
-            return self._exchange()
-
-    def end(self) -> list[_Frame]:
-        with self._turn:
-            self._ended = True
-            return self._exchange()
-
-    def close(self) -> None:
-        with self._turn:
-            self._closed = True
-            self._turn.notify_all()
-
-    def _exchange(self) -> list[_Frame]:
-        self._hungry = False
-        self._turn.notify_all()
-        if not self._turn.wait_for(lambda: self._hungry or self._done, STUCK_S):
-            self._closed = True
-            self._error = AudioError("decoding takes too long")
-        if self._error is not None:
-            raise self._error
-        frames, self._frames, self._frames_s = self._frames, [], 0.0
-        return frames
-
-    # The thread's side.
-
-    def read(self, size: int) -> bytes:
-        """As of a file: waits for bytes; none at the end."""
-        with self._turn:
-            while not (self._bytes or self._ended or self._closed):
-                self._hungry = True
-                self._turn.notify_all()
-                self._turn.wait()
-            if self._closed:
-                return b""
-            taken = bytes(self._bytes[:size])
-            del self._bytes[:size]
-            return taken
-
-    def put(self, samples: npt.NDArray[Any], rate: int) -> None:
-        with self._turn:
-            if self._closed:
-                raise AudioError("closed")
-            self._frames_s += len(samples) / rate
-            if self._frames_s > MAX_BURST_S:
-                raise AudioError(f"more than {MAX_BURST_S:.0f} s of audio in one piece")
-            self._frames.append((samples, rate))
-
-    def finish(self, error: AudioError | None) -> None:
-        with self._turn:
-            self._error = self._error or error
-            self._done = True
-            self._bytes.clear()
-            self._turn.notify_all()
-
-
-def _demux(pipe: _Pipe) -> None:
-    """The thread of one container."""
-    error: AudioError | None = None
-    try:
-        opened: Any = av.open(pipe, "r", options=PROBING, buffer_size=READ_BYTES)
-        with opened as container:
-            if not container.streams.audio:
-                raise AudioError("there is no audio in it")
-            damaged, heard = 0, False
-            for packet in container.demux(container.streams.audio[0]):
-                try:
-                    for frame in packet.decode():
-                        pipe.put(frame_samples(frame), frame.sample_rate)
-                        damaged, heard = 0, True
-                except FFmpegError:
-                    damaged += 1
-                    if damaged > MAX_DAMAGED:
-                        raise
-            if not heard:
-                raise AudioError("there is no audio in it")
-    except AudioError as refused:
-        error = refused
-    except Exception as failed:  # whatever FFmpeg or PyAV make of garbage
-        why = getattr(failed, "strerror", None) or type(failed).__name__
-        error = AudioError(f"it can't be read as audio: {why}")
-    pipe.finish(error)
+    Raises:
+        ConfigurationError: what can't be.
+    """
+    if encoding == "container" or encoding == "opus":
+        return CodedAudio(codec=encoding, channels=channels, split=split)
+    return AudioFormat(encoding=encoding, sample_rate=sample_rate, channels=channels, split=split)
 
 
 def framed(packet: bytes) -> bytes:
-    """An Opus packet with its length before it: on their way packets become one piece of bytes.
-
-    Raises:
-        AudioError: no Opus packet is that long.
-    """
-    if len(packet) > MAX_PACKET_BYTES:
-        raise AudioError("it is no Opus packet")
+    """An Opus packet with its length before it: on their way packets become one piece of bytes."""
     return len(packet).to_bytes(LENGTH_BYTES, "big") + packet
 
 
@@ -236,27 +103,31 @@ class _OpusPackets:
         self._damaged = 0
         self._heard = False
 
-    def push(self, data: bytes) -> list[_Frame]:
-        frames: list[_Frame] = []
+    def push(self, data: bytes) -> list[Frame]:
+        frames: list[Frame] = []
         start = 0
         while start < len(data):
             packet = start + LENGTH_BYTES
             start = packet + int.from_bytes(data[start:packet], "big")
             frames += self._decode(data[packet:start])
+        if not frames and (self._damaged > MAX_DAMAGED or not self._heard):
+            raise AudioError("it is no Opus packet")
         return frames
 
-    def _decode(self, packet: bytes) -> list[_Frame]:
-        try:
-            frames = self._context.decode(av.Packet(packet))
-        except (FFmpegError, ValueError) as error:
+    def _decode(self, packet: bytes) -> list[Frame]:
+        frames: list[Any] = []
+        if 0 < len(packet) <= MAX_PACKET_BYTES:  # an empty one is the end of the stream, to FFmpeg
+            try:
+                frames = self._context.decode(av.Packet(packet))
+            except (FFmpegError, ValueError):
+                pass
+        if frames:
+            self._damaged, self._heard = 0, True
+        else:
             self._damaged += 1
-            if self._damaged > MAX_DAMAGED or not self._heard:
-                raise AudioError("it is no Opus packet") from error
-            return []
-        self._damaged, self._heard = 0, True
         return [(frame_samples(frame), frame.sample_rate) for frame in frames]
 
-    def end(self) -> list[_Frame]:
+    def end(self) -> list[Frame]:
         return []
 
 
@@ -268,7 +139,7 @@ class _Shared:
         split: how many channels are kept apart; None: they are mixed.
     """
 
-    def __init__(self, source: _Container | _OpusPackets, split: int | None) -> None:
+    def __init__(self, source: ContainerSource | _OpusPackets, split: int | None) -> None:
         self._source = source
         self._split = split
         self._shape: tuple[int, int] | None = None
@@ -286,7 +157,7 @@ class _Shared:
     def part(self, number: int) -> Int16Samples:
         return self._parts[number]
 
-    def _convert(self, frames: Sequence[_Frame]) -> list[Int16Samples]:
+    def _convert(self, frames: Sequence[Frame]) -> list[Int16Samples]:
         pieces: list[list[Int16Samples]] = [[np.zeros(0, np.int16)] for _ in range(self._split or 1)]
         for samples, rate in frames:
             for piece, converter in zip(pieces, self._converters_for(rate, samples.shape[1]), strict=True):
@@ -300,7 +171,10 @@ class _Shared:
                 raise AudioError(f"the audio has {channels} channels, not {self._split}")
             self._shape = rate, channels
             chosen = [None] if self._split is None else range(channels)
-            self._converters = [AudioConverter(rate, channels, channel=number) for number in chosen]
+            try:
+                self._converters = [AudioConverter(rate, channels, channel=number) for number in chosen]
+            except ConfigurationError as error:
+                raise AudioError(f"its {error}") from None
         return self._converters
 
 

@@ -9,7 +9,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.websockets import WebSocket
 
-from ray_whisper_streaming.errors import AudioError, ConfigurationError, ProtocolError, StreamClosed
+from ray_whisper_streaming.errors import ConfigurationError, ProtocolError, StreamClosed
 from ray_whisper_streaming.server.access import choose_subprotocol
 from ray_whisper_streaming.server.codecs import framed
 from ray_whisper_streaming.server.foreign import Batch, EventReader, session_audio
@@ -90,7 +90,7 @@ class _Conversation:
                 await self._act()
             except StreamClosed:
                 pass  # the last events say why
-            except (AudioError, ProtocolError) as error:
+            except ProtocolError as error:
                 self._refuse_audio(error)
             self._reader.wake()
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-from ray_whisper_streaming.core.jobs import SAMPLE_RATE
 from ray_whisper_streaming.server.audio import AudioFormat
-from ray_whisper_streaming.server.codecs import CodedAudio
+from ray_whisper_streaming.server.codecs import audio_format
 from ray_whisper_streaming.server.session import Session, SessionEvent
 from ray_whisper_streaming.wire import actions
 
@@ -19,13 +18,8 @@ Batch = list[tuple[int, SessionEvent]]
 
 def session_audio(audio: actions.AudioFormat) -> AudioFormat:
     """The audio of a session, as a protocol names it."""
-    if audio.encoding == "container" or audio.encoding == "opus":
-        return CodedAudio(codec=audio.encoding, channels=audio.channels, split=audio.separate)
-    return AudioFormat(
-        encoding=audio.encoding,
-        sample_rate=audio.sample_rate or SAMPLE_RATE,
-        channels=audio.channels,
-        split=audio.separate,
+    return audio_format(
+        audio.encoding, sample_rate=audio.sample_rate, channels=audio.channels, split=audio.separate
     )
 
 

@@ -8,9 +8,9 @@ import logging
 from starlette.websockets import WebSocket
 
 from ray_whisper_streaming.core.events import Committed, Partial
-from ray_whisper_streaming.errors import ConfigurationError, ProtocolError
+from ray_whisper_streaming.errors import AudioError, ConfigurationError, ProtocolError
 from ray_whisper_streaming.server.access import Principal, choose_subprotocol
-from ray_whisper_streaming.server.audio import AudioFormat
+from ray_whisper_streaming.server.codecs import audio_format, framed
 from ray_whisper_streaming.server.event_log import EventLog, Missed
 from ray_whisper_streaming.server.gateway import Gateway
 from ray_whisper_streaming.server.peer import Peer, PeerGone, side_by_side
@@ -37,6 +37,8 @@ SUBPROTOCOL = "ray-whisper"
 
 OPTIONS_S = 10.0
 """How long a client may take to say what it wants."""
+
+BAD_AUDIO = "bad_audio"
 
 NORMAL, INTERNAL_ERROR = 1000, 1011
 CLOSE_CODES = {"client": NORMAL, "draining": SERVICE_RESTART, "stream_failed": INTERNAL_ERROR}
@@ -167,7 +169,8 @@ class Conversation:
             command = self._machine.receive(await peer.receive())
             match command:
                 case native.Audio():
-                    await session.push(command.data)
+                    opus = self._options.encoding == "opus"
+                    await session.push(framed(command.data) if opus else command.data)
                 case native_messages.Flush():
                     session.flush(command.id)
                 case native_messages.Close():
@@ -180,6 +183,10 @@ class Conversation:
         try:
             async for channel, event in self.session:
                 self._append(channel, event)
+            if self.session.audio.is_coded:
+                self._append_progress(
+                    self.session.progress()
+                )  # all that it took: the rest is for the next session
             self._append_message(
                 native_messages.Closed(
                     reason=self._reason, audio=round(self.session.received_s, 3), words=self._words
@@ -192,20 +199,17 @@ class Conversation:
                 await self.session.aclose()
 
     def _append(self, channel: int, event: SessionEvent) -> None:
-        rate = self.session.audio.sample_rate
         match event:
             case AudioRejected():
-                self._gateway.metrics.error(event.error)
-                self._append_message(error_message("bad_audio", str(event.error), fatal=False))
+                self._reject_audio(event.error)
             case Draining():
                 self._append_message(native_messages.Draining(within=event.within_s))
             case Ending():
                 self._reason = event.reason
-                text = ENDINGS[event.reason]
-                self._append_message(error_message(event.reason, text, fatal=False))
+                if event.reason in ENDINGS:
+                    self._append_message(error_message(event.reason, ENDINGS[event.reason], fatal=False))
             case Progress():
-                sample = int(event.until_s * rate)
-                self._append_message(native_messages.Acknowledged(sample=sample, at=round(event.until_s, 3)))
+                self._append_progress(event)
             case Lagging():
                 reason = "recovered" if event.over else "overload"
                 self._append_message(native_messages.Slowed(reason=reason, lag=round(event.lag_s, 3)))
@@ -219,6 +223,25 @@ class Conversation:
                     self.log.append_partial(encode(native.numbered(message, self.log.next_number)), channel)
                 else:
                     self._append_message(message)
+
+    def _append_progress(self, progress: Progress) -> None:
+        self._append_message(
+            native_messages.Acknowledged(
+                sample=int(progress.until_s * self.session.audio.sample_rate),
+                at=round(progress.until_s, 3),
+                next_audio=progress.pushes,
+            )
+        )
+
+    def _reject_audio(self, error: AudioError) -> None:
+        if self._reason == BAD_AUDIO:
+            return  # told before
+        self._gateway.metrics.error(error)
+        self._append_message(error_message(BAD_AUDIO, str(error), fatal=False))
+        if self._options.encoding == "container":
+            # Samples and packets may be good again; of a container that is broken nothing more can be read.
+            self._reason = BAD_AUDIO
+            self.session.end(BAD_AUDIO)
 
     def _append_message(self, message: native_messages.EventMessage) -> None:
         self.log.append(encode(native.numbered(message, self.log.next_number)))
@@ -251,7 +274,7 @@ ENDINGS = {
     "draining": "the server is going down",
     "abandoned": "the client did not come back",
 }
-"""What clients are told when the server ends their session."""
+"""What clients are told when the server ends their session; for a container that can't be read they were told why."""
 
 
 async def _begin(gateway: Gateway, principal: Principal, peer: Peer) -> tuple[Conversation, int | None]:
@@ -267,8 +290,8 @@ async def _begin(gateway: Gateway, principal: Principal, peer: Peer) -> tuple[Co
         conversation.log.read(command.after)  # Missed, before anything is taken from anybody
         return conversation, command.after
     assert isinstance(command, Options)
-    audio = AudioFormat(
-        encoding=command.encoding,
+    audio = audio_format(
+        command.encoding,
         sample_rate=command.sample_rate,
         channels=command.channels,
         split=command.split_channels,

@@ -72,9 +72,15 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """All audio before ``until_s`` is committed in every channel. Only for sessions opened with ``notes=True``."""
+    """All audio before ``until_s`` is committed in every channel. Only for sessions opened with ``notes=True``.
+
+    Attributes:
+        until_s: second of the audio.
+        pushes: the audio of so many pushes ends there; None where it is not coded, and the client can tell.
+    """
 
     until_s: float
+    pushes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +156,8 @@ class Session:
         self._inbox_bytes = 0
         self._inbox_limit = max(MIN_INBOX_BYTES, round(INBOX_S * audio.bytes_per_second))
         self._taken = False
+        self._pushes_taken = 0
+        self._ends: deque[tuple[int, float]] = deque()
         self._finished = False
         self._closed = False
         self._late: asyncio.Task[None] | None = None
@@ -293,14 +301,26 @@ class Session:
             self.notify(Ending(reason))
             self.finish()
 
+    def progress(self) -> Progress:
+        """How far all is committed. Of coded audio a client knows pushes, not seconds: the end of the last one that
+        is done with.
+        """
+        kept_s = self.kept_from_s
+        if not self.audio.is_coded:
+            return Progress(kept_s)
+        while len(self._ends) > 1 and self._ends[1][1] <= kept_s:
+            self._ends.popleft()
+        pushes, until_s = self._ends[0] if self._ends and self._ends[0][1] <= kept_s else (0, 0.0)
+        return Progress(until_s, pushes)
+
     def look(self) -> None:
         """Tell how it goes, where there is news; the gateway calls it once a second."""
         if not self._notes or self._closed:
             return
-        kept_s, lag_s = self.kept_from_s, self.lag_s
-        if kept_s >= self._told_s + PROGRESS_S:
-            self._told_s = kept_s
-            self.notify(Progress(kept_s))
+        progress, lag_s = self.progress(), self.lag_s
+        if progress.until_s >= self._told_s + PROGRESS_S:
+            self._told_s = progress.until_s
+            self.notify(progress)
         if self._lagging and lag_s < CAUGHT_UP_S:
             self._lagging = False
             self.notify(Lagging(lag_s, over=True))
@@ -332,6 +352,7 @@ class Session:
             return []
         self._taken = True
         taken, self._inbox = self._inbox, []
+        self._pushes_taken += sum(isinstance(item, bytes) for item in taken)
         return taken
 
     def deliver(self, decoded: list[Decoded]) -> None:
@@ -361,6 +382,10 @@ class Session:
 
     def _delivered(self) -> None:
         self._taken = False
+        if self.audio.is_coded and self._notes:
+            if self._ends and self._ends[-1][1] == self.received_s:
+                self._ends.pop()  # nothing came out of the pushes since
+            self._ends.append((self._pushes_taken, self.received_s))
         self._inbox_bytes = sum(len(item) for item in self._inbox if isinstance(item, bytes))
         self._room.set()
         if self._inbox and not self._closed:

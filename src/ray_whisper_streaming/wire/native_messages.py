@@ -63,7 +63,7 @@ class Endpointing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="options"):
     """The first message of a new session. Everything has a default."""
 
-    encoding: Literal["s16le", "f32le", "mulaw", "alaw"] = "s16le"
+    encoding: Literal["s16le", "f32le", "mulaw", "alaw", "opus", "container"] = "s16le"
     sample_rate: int = 16_000
     channels: int = 1
     split_channels: bool = False
@@ -251,10 +251,18 @@ class Flushed(Event, frozen=True, kw_only=True, tag="flushed"):
 
 
 class Acknowledged(Event, frozen=True, kw_only=True, tag="acknowledged"):
-    """The audio before ``sample`` (of each channel, at the client's rate) is done with: safe to forget."""
+    """The audio before ``sample`` (of each channel, at the client's rate) is done with: safe to forget.
+
+    Attributes:
+        sample: of Opus and containers at 16 kHz, decoded.
+        at: the same in seconds.
+        next_audio: of Opus and containers: the audio messages before this number are done with, and ``sample`` is
+            where it begins.
+    """
 
     sample: int
     at: float
+    next_audio: int | None = None
 
 
 class Slowed(Event, frozen=True, kw_only=True, tag="slowed"):
