@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,9 @@ import websockets
 from tests.helpers.serving import (
     PCM,
     TEXT,
+    WORDS,
     WORLD,
+    Client,
     Served,
     connected,
     eventually,
@@ -24,9 +28,12 @@ from tests.helpers.serving import (
     text_of,
 )
 
+from ray_whisper_streaming.core.jobs import Failure, Job, Result
 from ray_whisper_streaming.core.transcript import Word
-from ray_whisper_streaming.errors import ConfigurationError, ModelNotFound, PoolError
+from ray_whisper_streaming.engines.scripted import ScriptedEngine
+from ray_whisper_streaming.errors import ConfigurationError, EngineError, ModelNotFound, PoolError
 from ray_whisper_streaming.server.config import ServerConfig
+from ray_whisper_streaming.server.peer import Peer
 from ray_whisper_streaming.server.serving import check_exposure
 
 
@@ -415,6 +422,65 @@ async def test_limits_end_a_session_with_its_last_words(config: dict[str, Any], 
         assert [event["code"] for event in of_kind(events, "error")] == [code]
         assert events[-1].items() >= {"type": "closed", "reason": code}.items()
         assert client.closing == (1008, code)
+
+
+async def talk_on(client: Client) -> None:
+    """Send silence until the connection is over."""
+    try:
+        while True:
+            await client.send(bytes(640))
+            await client.say("flush", id="x") if client.sent % 50 == 0 else None
+            await asyncio.sleep(0.005)
+    except websockets.ConnectionClosed:
+        pass
+
+
+async def test_audio_that_comes_when_the_session_has_ended_is_no_trouble(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    at_once = Peer.send
+
+    async def send_slowly(self: Peer, message: str | bytes) -> None:
+        await asyncio.sleep(0.1)  # so the session is closed while its last events are on their way
+        await at_once(self, message)
+
+    monkeypatch.setattr(Peer, "send", send_slowly)
+    async with served(session_s=1.0) as here, session(here.ws) as client:
+        await client.send(PCM)
+        talking = asyncio.create_task(talk_on(client))
+        events = await client.hear_all()
+        await talking
+    assert events[-1].items() >= {"type": "closed", "reason": "session_limit"}.items()
+    assert client.closing == (1008, "session_limit")
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+async def test_audio_behind_the_failure_of_another_channel_is_no_trouble(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class FailsLeft(ScriptedEngine):
+        def transcribe(self, jobs: Sequence[Job]) -> list[Result | Failure]:
+            time.sleep(0.2)  # the right channel takes its time to end
+            left = [job.stream_id.endswith("/0") for job in jobs]
+            return [
+                Failure(job_id=job.job_id, error=EngineError("broken", job_id=job.job_id, retryable=False))
+                if fails
+                else result
+                for job, fails, result in zip(jobs, left, super().transcribe(jobs), strict=True)
+            ]
+
+    both = np.stack([WORLD.audio(), WORLD.audio()], axis=1).tobytes()
+    async with (
+        served(engine=partial(FailsLeft, {}, WORDS)) as here,
+        session(here.ws, channels=2, split_channels=True) as client,
+    ):
+        await client.send(both[: len(both) // 2])
+        talking = asyncio.create_task(talk_on(client))
+        events = await client.hear_all()
+        await talking
+    assert events[-1].items() >= {"type": "closed", "reason": "stream_failed"}.items()
+    assert client.closing == (1011, "stream_failed")
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 async def test_keep_alives_keep_a_session() -> None:

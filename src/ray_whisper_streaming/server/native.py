@@ -8,7 +8,7 @@ import logging
 from starlette.websockets import WebSocket
 
 from ray_whisper_streaming.core.events import Committed, Partial
-from ray_whisper_streaming.errors import AudioError, ConfigurationError, ProtocolError
+from ray_whisper_streaming.errors import AudioError, ConfigurationError, ProtocolError, StreamClosed
 from ray_whisper_streaming.server.access import Principal, choose_subprotocol
 from ray_whisper_streaming.server.codecs import audio_format, framed
 from ray_whisper_streaming.server.event_log import EventLog, Missed
@@ -164,19 +164,25 @@ class Conversation:
         )
 
     async def _read(self, peer: Peer) -> None:
-        session = self.session
         while True:
             command = self._machine.receive(await peer.receive())
-            match command:
-                case native.Audio():
-                    opus = self._options.encoding == "opus"
-                    await session.push(framed(command.data) if opus else command.data)
-                case native_messages.Flush():
-                    session.flush(command.id)
-                case native_messages.Close():
-                    session.finish()
-                case _:
-                    session.touch()
+            try:
+                await self._obey(command)
+            except StreamClosed:
+                pass  # the session has ended, which the client can't know yet: its last events say so
+
+    async def _obey(self, command: native.Command | None) -> None:
+        session = self.session
+        match command:
+            case native.Audio():
+                opus = self._options.encoding == "opus"
+                await session.push(framed(command.data) if opus else command.data)
+            case native_messages.Flush():
+                session.flush(command.id)
+            case native_messages.Close():
+                session.finish()
+            case _:
+                session.touch()
 
     async def _record(self) -> None:
         """Write the session's events into the log, until the last one."""
