@@ -45,6 +45,7 @@ def test_json_is_an_object_per_event(capsys: pytest.CaptureFixture[str]) -> None
             output.write(event)
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["type"] for line in lines] == ["partial", "committed", "final", "partial", "committed"]
+    assert [line["text"] for line in lines[1::3]] == [" Hello there.", " More"]
     assert lines[1]["words"][0] == {"word": "Hello", "start": 0.5, "end": 0.9, "probability": 0.8}
     assert lines[2].items() >= {"text": "Hello there.", "start": 0.5, "end": 1.25}.items()
 
@@ -63,6 +64,24 @@ def test_a_terminal_shows_what_is_sure_solid_and_the_rest_dim() -> None:
         console.print(captions)
     assert "Hello there." in capture.get()
     assert "More" not in capture.get()
+
+
+def test_scripts_without_spaces_stay_without(capsys: pytest.CaptureFixture[str]) -> None:
+    said, more = (Word("おはよう", 0.5, 0.9),), (Word("ございます", 1.0, 1.5),)
+    console = Console(file=io.StringIO(), width=60)
+    captions = TerminalCaptions(console)
+    captions.write(Committed(words=said, first_index=0))
+    captions.write(Partial(words=more))
+    with console.capture() as capture:
+        console.print(captions)
+    assert "おはようございます" in capture.get()
+
+
+def test_what_is_followed_without_its_words_is_written_too(capsys: pytest.CaptureFixture[str]) -> None:
+    with TextLines() as output:
+        for text in (" Good", " morning"):
+            output.write(Committed(words=(), first_index=0, written=text))
+    assert capsys.readouterr().out == "Good morning\n"
 
 
 def test_notices() -> None:

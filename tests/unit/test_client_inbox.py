@@ -58,7 +58,7 @@ def test_a_session_that_takes_over_goes_on_in_time_number_and_utterance() -> Non
     assert inbox.receive(messages.Partial(n=1, text="b c", words=told("b c", 0.1))) is None
     partial = inbox.receive(messages.Partial(n=2, text="b c d", words=told("b c d", 0.0)))
     assert isinstance(partial, events.Partial)
-    assert (partial.text, partial.words[0].start_s) == ("d", 12.0)
+    assert (partial.text, partial.spaced_text, partial.words[0].start_s) == ("d", " d", 12.0)
     assert inbox.receive(committed(3, "b", 0.0, 0)) is None
     event = inbox.receive(committed(4, "c d", 1.1, 1))
     assert isinstance(event, events.Committed)
@@ -84,9 +84,10 @@ def test_who_follows_from_the_middle_gets_whole_texts() -> None:
     bare = inbox.receive(messages.Committed(n=9, text=" e", first_id=4, count=1, start=6.0, end=6.5))
     assert isinstance(bare, events.Committed)
     assert (bare.text, bare.words, bare.first_index) == ("e", (), 4)
-    partial = inbox.receive(messages.Partial(n=10, text="f"))
+    assert bare.spaced_text == " e"
+    partial = inbox.receive(messages.Partial(n=10, text=" f"))
     assert isinstance(partial, events.Partial)
-    assert (partial.text, partial.words) == ("f", ())
+    assert (partial.text, partial.spaced_text, partial.words) == ("f", " f", ())
 
 
 def test_a_failed_stream_and_rejected_audio_are_events() -> None:

@@ -194,10 +194,27 @@ def test_committed_words_have_ids_times_and_probabilities() -> None:
 
 def test_partials_have_words_if_wanted() -> None:
     partial = core.Partial(words=WORDS)
-    assert told(partial) == {"type": "partial", "n": 5, "text": "Good morning."}
+    assert told(partial) == {"type": "partial", "n": 5, "text": " Good morning."}
     words = told(partial, Options(partial_words=True))["words"]
     assert [word["text"] for word in words] == [" Good", " morning."]
     assert "id" not in words[0]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "whole"),
+    [
+        ((" Good", " mor", "ning", "."), "Good morning."),
+        (("おはよう", "ござい", "ます。"), "おはようございます。"),
+        ((" Wir", "下", " sind"), "Wir下 sind"),
+    ],
+)
+def test_committed_and_partial_texts_are_joined_as_they_are(pieces: tuple[str, ...], whole: str) -> None:
+    words = tuple(Word(text, index, index + 1.0) for index, text in enumerate(pieces))
+    for cut in range(1, len(words)):
+        committed = told(core.Committed(words=words[:cut], first_index=0), Options(word_times=False))
+        partial = told(core.Partial(words=words[cut:]))
+        assert (committed["text"] + partial["text"]).lstrip() == whole
+    assert told(core.Partial(words=()))["text"] == ""
 
 
 @pytest.mark.parametrize(

@@ -51,13 +51,13 @@ class Caption:
         if isinstance(event, Committed):
             self._count_update(now)
             self.partial = ""
-            self.committed += "".join(word.text for word in event.words)
+            self.committed += event.spaced_text
             self.commit_latencies_s += [self._latency_s(word, now) for word in event.words]
             self._show(event.words, now)
             self.words += len(event.words)
         elif isinstance(event, Partial):
             self._count_update(now)
-            self.partial = event.text
+            self.partial = event.spaced_text
             self._show(event.words, now)
         elif isinstance(event, JobFailed):
             self.failed_jobs += 1

@@ -26,11 +26,11 @@ def event_fields(event: object) -> dict[str, Any] | None:
     """An event of a live stream, with its ``type``; None: it tells nothing of the text."""
     match event:
         case Partial():
-            return {"type": "partial", "text": event.text, "words": _words(event.words)}
+            return {"type": "partial", "text": event.spaced_text, "words": _words(event.words)}
         case Committed():
             return {
                 "type": "committed",
-                "text": event.text,
+                "text": event.spaced_text,
                 "first_index": event.first_index,
                 "words": _words(event.words),
             }

@@ -48,7 +48,7 @@ class TextLines:
         """See `Output.write`."""
         if isinstance(event, Committed):
             # The space before a line's first word would be the line's.
-            text = "".join(word.text for word in event.words)
+            text = event.spaced_text
             print(text if self._in_line else text.lstrip(), end="", flush=True)
             self._in_line = True
         elif isinstance(event, Final):
@@ -98,10 +98,10 @@ class TerminalCaptions:
     def write(self, event: Event | ClientEvent) -> None:
         """See `Output.write`."""
         if isinstance(event, Committed):
-            self._committed += "".join(word.text for word in event.words)
+            self._committed += event.spaced_text
             self._partial = ""
         elif isinstance(event, Partial):
-            self._partial = event.text
+            self._partial = event.spaced_text
         elif isinstance(event, Final):
             self._finish_utterance(event.text)
 

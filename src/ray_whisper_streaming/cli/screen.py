@@ -80,8 +80,10 @@ class CaptionScreen:
 
 
 def caption_text(committed: str, partial: str) -> Text:
-    """Committed text bold, what may still change dim behind it."""
-    return Text.assemble((committed, "bold"), " ", (partial, "dim italic"))
+    """Committed text bold, what may still change dim behind it, with its leading space."""
+    bare = partial.lstrip()
+    between = partial[: len(partial) - len(bare)] if committed else ""
+    return Text.assemble((committed, "bold"), between, (bare, "dim italic"))
 
 
 def plain_line(caption: Caption, text: str, now: float) -> str:

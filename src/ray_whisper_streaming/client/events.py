@@ -45,6 +45,11 @@ class _Written:
         """The words as one text."""
         return join_text(self.words) if self.words else self.written.strip()
 
+    @property
+    def spaced_text(self) -> str:
+        """The same with the space in front of it, where its script has one: appended to the text before, it fits."""
+        return "".join(word.text for word in self.words) or self.written
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Partial(_Written, core.Partial):

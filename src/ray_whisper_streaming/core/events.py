@@ -37,6 +37,11 @@ class Partial:
         """The words as one text."""
         return join_text(self.words)
 
+    @property
+    def spaced_text(self) -> str:
+        """The same with the space in front of it, where its script has one: appended to the text before, it fits."""
+        return "".join(word.text for word in self.words)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Committed:
@@ -54,6 +59,11 @@ class Committed:
     def text(self) -> str:
         """The words as one text."""
         return join_text(self.words)
+
+    @property
+    def spaced_text(self) -> str:
+        """The same with the space in front of it, where its script has one: appended to the text before, it fits."""
+        return "".join(word.text for word in self.words)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

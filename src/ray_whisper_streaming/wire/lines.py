@@ -24,7 +24,7 @@ class LineWriter:
         end_ms = max(event.words[-1].end_s * 1000, start_ms)
         self._end_ms = end_ms
         # A line break inside a word would be taken for the end of the line.
-        text = " ".join("".join(word.text for word in event.words).splitlines())
+        text = " ".join(event.spaced_text.splitlines())
         line = f"{start_ms:1.0f} {end_ms:1.0f} {text}\n".encode()
         if line == self._last:
             return b""

@@ -186,11 +186,11 @@ def event_message(event: core.Event, channel: int, options: Options, lag_s: floa
     match event:
         case core.Partial():
             words = _timed(event.words) if options.partial_words else ()
-            return messages.Partial(channel=channel, text=event.text, words=words)
+            return messages.Partial(channel=channel, text=event.spaced_text, words=words)
         case core.Committed():
             return messages.Committed(
                 channel=channel,
-                text="".join(word.text for word in event.words),
+                text=event.spaced_text,
                 first_id=event.first_index,
                 count=len(event.words),
                 start=_ms(event.words[0].start_s),

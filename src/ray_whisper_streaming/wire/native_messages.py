@@ -197,14 +197,14 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
 
 
 class Partial(Event, frozen=True, kw_only=True, tag="partial"):
-    """The text behind the committed words, as understood now. Replaces the partial before it."""
+    """The text behind the committed words, understood now, with its leading space. Replaces the one before."""
 
     text: str
     words: tuple[TimedWord, ...] = ()
 
 
 class Committed(Event, frozen=True, kw_only=True, tag="committed"):
-    """Words that never change again: the new ones only."""
+    """Words that never change again: the new ones only; ``text`` with its leading space."""
 
     text: str
     first_id: int

@@ -128,7 +128,7 @@ export class Connection {
 
   #greeting() {
     if (this.#session) return { type: "resume", session_id: this.#session.id, after: this.#session.heard };
-    return { type: "options", partial_words: true, ...this.#options };
+    return { type: "options", ...this.#options };
   }
 
   #say(message) {
@@ -159,8 +159,7 @@ export class Connection {
       case "committed":
         return this.#committed(message);
       case "partial":
-        // Its words, unlike its text, tell whether a space stands in front of them.
-        return this.#listener.partial((message.words ?? []).map((word) => word.text).join(""));
+        return this.#listener.partial(message.text);
       case "final":
         return this.#listener.partial("");
       case "acknowledged":
