@@ -19,6 +19,7 @@ from ray_whisper_streaming.server.config import ServerConfig
 from ray_whisper_streaming.server.gateway import Gateway
 from ray_whisper_streaming.server.sockets import Http, WebSockets
 from ray_whisper_streaming.server.tcp import LineServer
+from ray_whisper_streaming.server.tls import check_certificate
 
 __all__ = ["Server", "check_exposure"]
 
@@ -39,12 +40,14 @@ def check_exposure(config: ServerConfig) -> None:
 
     Raises:
         ConfigurationError: the address can be reached from elsewhere, and nothing asks who comes; or a file that is
-            named is not there.
+            named is not there, or no certificate or key.
     """
     for name in ("tls_cert", "tls_key", "keys_file"):
         path: str | None = getattr(config, name)
         if path is not None and not Path(path).is_file():
             raise ConfigurationError(name, path, "a file that is there")
+    if config.tls_cert is not None and config.tls_key is not None:
+        check_certificate(config.tls_cert, config.tls_key)
     if config.allow_anonymous or is_loopback(config.host):
         return
     if config.keys_file is None:
