@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import av
@@ -11,9 +12,16 @@ import numpy as np
 import pytest
 from faster_whisper.vad import get_vad_model
 
+<<<<<<< HEAD
 from ray_whisper_streaming.engines import vad as vad_module
 from ray_whisper_streaming.engines.vad import VAD_FRAME_SAMPLES, SileroVad, VadState
 from ray_whisper_streaming.errors import AudioError
+=======
+from ray_whisper_streaming.engines.onnx.graph import Graph
+from ray_whisper_streaming.engines.onnx.voice import voice_network
+from ray_whisper_streaming.engines.vad import FRAMES_PER_CALL, VAD_FRAME_SAMPLES, SileroVad, VadState
+from ray_whisper_streaming.errors import AudioError, ModelNotFound
+>>>>>>> c8489aa (Voice activity of many streams in one call: Silero's weights in a network whose recurrent layer takes a batch)
 
 FRAME = VAD_FRAME_SAMPLES
 
@@ -62,6 +70,23 @@ def test_streams_in_one_call_do_not_touch_each_other(vad: SileroVad, speech: np.
         for index, (state, chunk) in enumerate(zip(alone, chunks, strict=True)):
             np.testing.assert_allclose(vad.score([state], [chunk])[0], scored[index], atol=1e-5)
             assert len(scored[index]) == len(chunk) // FRAME
+
+
+def test_more_streams_than_one_call_takes(vad: SileroVad, speech: np.ndarray):
+    lengths = [(index % 5) * FRAME for index in range(3 * FRAMES_PER_CALL)]
+    chunks = [speech[index * 160 :][:length] for index, length in enumerate(lengths)]
+    scores = vad.score([VadState() for _ in chunks], chunks)
+    assert [len(each) * FRAME for each in scores] == lengths
+    for index in range(0, len(chunks), 97):
+        np.testing.assert_allclose(vad.score([VadState()], [chunks[index]])[0], scores[index], atol=1e-5)
+
+
+def test_another_network_is_told(tmp_path: Path):
+    other = Graph(quantise=False)
+    other.output(other.constant([1.0]), "one")
+    (tmp_path / "other.onnx").write_bytes(other.serialised("other"))
+    with pytest.raises(ModelNotFound, match="version 6"):
+        voice_network(tmp_path / "other.onnx")
 
 
 def test_int16_and_float_are_the_same_audio(vad: SileroVad, speech: np.ndarray):
