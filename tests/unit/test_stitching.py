@@ -1,12 +1,20 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from tests.support.world import random_words, say
 
-from ray_whisper_streaming.core.stitching import count_known_words
-from ray_whisper_streaming.core.transcript import Word
+from ray_whisper_streaming.core.stitching import (
+    DRIFT_COST_PER_S,
+    MAX_DRIFT_S,
+    _difference,
+    _early_cost,
+    count_known_words,
+)
+from ray_whisper_streaming.core.transcript import Word, normalise
 
 
 def moved(words: tuple[Word, ...], by_s: float) -> list[Word]:
@@ -57,6 +65,44 @@ def test_times_decide_where_the_text_does_not() -> None:
     committed = say("no", start_s=1.0)
     assert count_known_words(say("no no", start_s=4.5), committed) == 0
     assert count_known_words(say("no no", start_s=1.0), committed) == 1
+
+
+def alignment_cost(words: Sequence[Word], committed: Sequence[Word]) -> float:
+    """By the book: every pair is compared letter by letter."""
+    row = [float(i) for i in range(len(committed) + 1)]
+    for word in words:
+        text, middle = normalise(word.text), (word.start_s + word.end_s) / 2
+        above, row = row, [row[0] + 1.0]
+        for i, known in enumerate(committed):
+            drift_s = abs(middle - (known.start_s + known.end_s) / 2)
+            pair = _difference(text, normalise(known.text)) + DRIFT_COST_PER_S * min(drift_s, MAX_DRIFT_S)
+            row.append(min(above[i] + pair, above[i + 1] + 1.0, row[i] + 1.0))
+    return row[-1]
+
+
+def count_by_the_book(words: Sequence[Word], committed: Sequence[Word]) -> int:
+    costs = [
+        alignment_cost(words[:split], committed)
+        + sum(_early_cost(word, committed[-1]) for word in reversed(words[split:]))
+        for split in range(len(words) + 1)
+    ]
+    return min(range(len(costs)), key=lambda split: costs[split])
+
+
+def test_what_is_not_looked_at_closer_changes_nothing() -> None:
+    for seed in range(400):
+        rng = random.Random(seed)
+        words = [
+            Word(" " + "".join(rng.choices("abcd", k=rng.randrange(1, 7))), index * 0.3, index * 0.3 + 0.25)
+            for index in range(rng.randrange(1, 9))
+        ]
+        heard = [word.shifted(rng.uniform(-0.4, 0.4)) for word in words if rng.random() > 0.1]
+        heard = [replace(word, text=word.text + rng.choice("abcd")) for word in heard]
+        committed = words[: rng.randrange(1, len(words) + 1)]
+        assert count_known_words(heard, committed) == count_by_the_book(heard, committed)
+        # Of texts that differ in the middle nothing is a beginning of the other.
+        heard = [replace(word, text=f" d{word.text[2:]}b") for word in heard]
+        assert count_known_words(heard, committed) == count_by_the_book(heard, committed)
 
 
 def test_jitter_rarely_costs_a_word() -> None:

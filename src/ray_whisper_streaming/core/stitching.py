@@ -58,14 +58,20 @@ def count_known_words(words: Sequence[Word], committed: Sequence[Word]) -> int:
         return 0
     row = [float(i) * UNMATCHED_COST for i in range(len(committed) + 1)]
     distances = [row[-1]]
-    texts = [normalise(word.text) for word in committed]
+    known = [(normalise(word.text), (word.start_s + word.end_s) / 2) for word in committed]
     for word in words:
         text, middle = normalise(word.text), (word.start_s + word.end_s) / 2
         above, row = row, [row[0] + UNMATCHED_COST]
-        for i, known in enumerate(committed):
-            drift = abs(middle - (known.start_s + known.end_s) / 2)
-            pair = _difference(text, texts[i]) + DRIFT_COST_PER_S * min(drift, MAX_DRIFT_S)
-            row.append(min(above[i] + pair, above[i + 1] + UNMATCHED_COST, row[i] + UNMATCHED_COST))
+        for i, (known_text, known_middle) in enumerate(known):
+            drift_cost = DRIFT_COST_PER_S * min(abs(middle - known_middle), MAX_DRIFT_S)
+            cheapest = min(above[i + 1], row[i]) + UNMATCHED_COST
+            # Most pairs are too far apart to be worth a closer look, and the closest one is dear.
+            if (
+                above[i] + drift_cost < cheapest
+                and above[i] + (_least_difference(text, known_text) + drift_cost) < cheapest
+            ):
+                cheapest = min(cheapest, above[i] + (_difference(text, known_text) + drift_cost))
+            row.append(cheapest)
         distances.append(row[-1])
 
     best, best_cost, early = 0, float("inf"), 0.0
@@ -75,6 +81,16 @@ def count_known_words(words: Sequence[Word], committed: Sequence[Word]) -> int:
         if distances[split] + early <= best_cost:
             best, best_cost = split, distances[split] + early
     return best
+
+
+def _least_difference(first: str, second: str) -> float:
+    """What `_difference` is at least: exactly it, where nothing must be compared letter by letter."""
+    if first == second:
+        return 0.0
+    if len(first) != len(second) and (first.startswith(second) or second.startswith(first)):
+        return HALF_WORD_COST
+    shared = 2.0 * min(len(first), len(second)) / (len(first) + len(second))
+    return UNMATCHED_COST * (1.0 - shared / 2)
 
 
 def _difference(first: str, second: str) -> float:
