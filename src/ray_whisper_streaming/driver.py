@@ -37,6 +37,10 @@ MAX_WAITING_EVENTS = 10_000
 it, audio is refused."""
 
 
+LONGEST_TURN_S = 0.005
+"""Streams are advanced so long; then the event loop may do something else, before the rest of them."""
+
+
 class DrivenStream:
     """One stream and its listener. Made by `StreamDriver.open`; all calls on the driver's loop."""
 
@@ -212,12 +216,16 @@ class StreamDriver:
                 touched, self._touched = self._touched, set()
                 touched = {stream for stream in touched if not stream.closed}
                 await self._score_voice(touched)
+                began = self._clock()
                 for stream in touched:
                     if not stream.closed:
                         try:
                             self._advance(stream)
                         except Exception as error:  # one stream's trouble is not the others'
                             self._give_up(stream, error)
+                    if self._clock() - began > LONGEST_TURN_S:
+                        await asyncio.sleep(0)
+                        began = self._clock()
         finally:
             self._turn = None
 
