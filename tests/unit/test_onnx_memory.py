@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ray_whisper_streaming.engines.backend import SAMPLES_PER_POSITION, Source
-from ray_whisper_streaming.engines.onnx.memory import GROWTH, SETTLED, EncoderMemory, Known
+from ray_whisper_streaming.engines.onnx.memory import GROWTH, SETTLED, WHOLE_BELOW, EncoderMemory, Known
 
 TENSORS, SIZE = 3, 4
 ROOM_BYTES = TENSORS * GROWTH * SIZE * 2
@@ -30,15 +30,15 @@ def heard(memory: EncoderMemory, window: Source, value: float = 1.0) -> Known | 
 
 def test_a_window_that_grew_is_known_but_for_its_last_second():
     memory = EncoderMemory(TENSORS, SIZE)
-    assert heard(memory, source(240), 1.0) is None
-    known = heard(memory, source(300), 5.0)
+    assert heard(memory, source(340), 1.0) is None
+    known = heard(memory, source(400), 5.0)
     assert known is not None
     # What was remembered first stays; only what settled since is new.
-    known = memory.recall(source(310))
+    known = memory.recall(source(410))
     assert known is not None
-    assert known.positions == 300 - SETTLED
-    assert known.parts[0, 240 - SETTLED - 1, 0] == 1.0
-    assert known.parts[2, 240 - SETTLED, 0] == 7.0
+    assert known.positions == 400 - SETTLED
+    assert known.parts[0, 340 - SETTLED - 1, 0] == 1.0
+    assert known.parts[2, 340 - SETTLED, 0] == 7.0
 
 
 def test_other_audio_is_not_taken_for_what_is_known():
@@ -63,9 +63,9 @@ def test_a_window_that_begins_elsewhere_takes_the_place_of_the_one_before():
 
 def test_short_windows_are_not_remembered():
     memory = EncoderMemory(TENSORS, SIZE)
-    heard(memory, source(SETTLED))
+    heard(memory, source(WHOLE_BELOW - 1))
     heard(memory, source(20, "b"))
-    assert memory.recall(source(SETTLED)) is None
+    assert memory.recall(source(WHOLE_BELOW - 1)) is None
     assert memory.held_bytes == 0
 
 
@@ -73,11 +73,11 @@ def test_streams_that_have_gone_make_room_for_new_ones_and_live_ones_do_not():
     memory = EncoderMemory(TENSORS, SIZE, max_bytes=3 * ROOM_BYTES)
     for _ in range(2):
         for stream in "abcd":
-            heard(memory, source(200, stream))
+            heard(memory, source(WHOLE_BELOW, stream))
     assert memory.held_bytes == 3 * ROOM_BYTES
-    assert [memory.recall(source(200, stream)) is not None for stream in "abcd"] == [True, True, True, False]
+    assert [memory.recall(source(WHOLE_BELOW, stream)) is not None for stream in "abcd"] == [True, True, True, False]
     for _ in range(6):
         for stream in "acd":
-            heard(memory, source(200, stream))
-    assert [memory.recall(source(200, stream)) is not None for stream in "abcd"] == [True, False, True, True]
+            heard(memory, source(WHOLE_BELOW, stream))
+    assert [memory.recall(source(WHOLE_BELOW, stream)) is not None for stream in "abcd"] == [True, False, True, True]
     assert memory.held_bytes == 3 * ROOM_BYTES
