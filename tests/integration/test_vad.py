@@ -12,16 +12,11 @@ import numpy as np
 import pytest
 from faster_whisper.vad import get_vad_model
 
-<<<<<<< HEAD
 from ray_whisper_streaming.engines import vad as vad_module
-from ray_whisper_streaming.engines.vad import VAD_FRAME_SAMPLES, SileroVad, VadState
-from ray_whisper_streaming.errors import AudioError
-=======
 from ray_whisper_streaming.engines.onnx.graph import Graph
 from ray_whisper_streaming.engines.onnx.voice import voice_network
 from ray_whisper_streaming.engines.vad import FRAMES_PER_CALL, VAD_FRAME_SAMPLES, SileroVad, VadState
 from ray_whisper_streaming.errors import AudioError, ModelNotFound
->>>>>>> c8489aa (Voice activity of many streams in one call: Silero's weights in a network whose recurrent layer takes a batch)
 
 FRAME = VAD_FRAME_SAMPLES
 

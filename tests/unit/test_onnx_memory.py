@@ -75,9 +75,19 @@ def test_streams_that_have_gone_make_room_for_new_ones_and_live_ones_do_not():
         for stream in "abcd":
             heard(memory, source(WHOLE_BELOW, stream))
     assert memory.held_bytes == 3 * ROOM_BYTES
-    assert [memory.recall(source(WHOLE_BELOW, stream)) is not None for stream in "abcd"] == [True, True, True, False]
+    assert [memory.recall(source(WHOLE_BELOW, stream)) is not None for stream in "abcd"] == [
+        True,
+        True,
+        True,
+        False,
+    ]
     for _ in range(6):
         for stream in "acd":
             heard(memory, source(WHOLE_BELOW, stream))
-    assert [memory.recall(source(WHOLE_BELOW, stream)) is not None for stream in "abcd"] == [True, False, True, True]
+    assert [memory.recall(source(WHOLE_BELOW, stream)) is not None for stream in "abcd"] == [
+        True,
+        False,
+        True,
+        True,
+    ]
     assert memory.held_bytes == 3 * ROOM_BYTES

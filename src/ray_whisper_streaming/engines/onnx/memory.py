@@ -2,8 +2,8 @@
 
 A live stream's window grows at its end: each pass brings the audio of the one before and a little more. Whisper's
 encoder lets every position see all others, so that, strictly, all of them change with each second that comes. Those far
-from the end hardly do, unless the window is short: here a position is final once `SETTLED` more of audio followed it, in
-a window that holds `WHOLE_BELOW`.
+from the end hardly do, unless the window is short: here a position is final once `SETTLED` more of audio followed it,
+in a window that holds `WHOLE_BELOW`.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ anew, and 12.7, 13.8, 14.8 % with a second, two and three. Of two minutes: 12.9 
 two. No trend, but noise of where the windows happen to begin; all without `WHOLE_BELOW`.)"""
 
 WHOLE_BELOW = 300
-"""Windows shorter than so many positions (6 s) are encoded anew each time: it costs little, and Whisper understands what
-a stream begins with from what follows. (Measured with tiny.en, passes 0.8 s apart, 16 streams of a minute: 13.2 % word
-errors where a second settles from the start, 12.3 % with this limit, 12.2 % with one of 9 s, 12.3 % where all is encoded
-anew; of the first five words of the streams 20 %, and 11 % in the other three.)"""
+"""Windows shorter than so many positions (6 s) are encoded anew each time: it costs little, and what a stream begins
+with is understood from what follows. (Measured with tiny.en, passes 0.8 s apart, 16 streams of a minute: 13.2 % word
+errors where a second settles from the start, 12.3 % with this limit, 12.2 % with one of 9 s, 12.3 % where all is
+encoded anew; of the first five words of each stream 20 %, and 11 % in the other three.)"""
 
 MAX_BYTES = 256 * 2**20
 """Memory for all streams: a dozen of full windows with tiny.en. Beyond it, windows are encoded whole."""
