@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncLiveStream", "AsyncPool", "Backend", "LiveStream", "Pool", "make_recognizer"]
 
-Backend: TypeAlias = Literal["auto", "local", "ray"]
+Backend: TypeAlias = Literal["auto", "local", "ray", "shared"]
 Samples: TypeAlias = npt.ArrayLike | bytes | bytearray | memoryview
 T = TypeVar("T")
 
@@ -56,6 +56,7 @@ def make_recognizer(
     workers: int | None = None,
     max_worker_count: int | None = None,
     gpu_share: float = 1.0,
+    name: str | None = None,
     engine_factory: EngineFactory | None = None,
     job_timeout_s: float = 60.0,
 ) -> Recognizer:
@@ -64,27 +65,36 @@ def make_recognizer(
     Args:
         model: name (``tiny.en`` and ``base`` come with the extra ``models``), path or hub id.
         backend: ``"local"``: threads of this process. ``"ray"``: actors of a Ray cluster, one per GPU. ``"auto"``:
-            Ray where Ray is initialised already, else local.
+            Ray where Ray is initialised already, else local. ``"shared"``: those that another process keeps in the
+            Ray cluster (``ray-whisper pool``, or a pool with a ``name``); of the options below only ``name`` counts.
         device: ``"cpu"``, ``"cuda"``, or ``"auto"``: CUDA where the worker has it.
         compute_type: CTranslate2's name for the numbers computed with; ``"auto"``: int8 on a CPU, float16 on CUDA.
         engine: ``"ctranslate2"``; ``"onnxruntime"``: on CPUs, in less time; ``"auto"``: what fits the worker's device.
         workers: how many; None: one per GPU, or one using all cores.
         max_worker_count: at most so many.
         gpu_share: the part of a Ray cluster's GPUs that this pool may take, where it has others beside it.
+        name: of a Ray pool, for others to share it; of the shared one, which is the model's if None.
         engine_factory: makes an engine of your own.
         job_timeout_s: a job that takes longer fails, and its worker is replaced.
 
     Raises:
         ConfigurationError: an unknown backend or engine, or a device the engine can't use.
     """
-    check_choice("backend", backend, ("auto", "local", "ray"))
+    check_choice("backend", backend, ("auto", "local", "ray", "shared"))
+    if backend == "shared":
+        from ray_whisper_streaming.pool.ray_shared import SharedPool
+
+        return SharedPool(name or model)
     if engine_factory is None:
         engine_factory = engine_factory_for(engine, model=model, device=device, compute_type=compute_type)
     if backend == "ray" or (backend == "auto" and _ray_is_running()):
         from ray_whisper_streaming.pool.ray_pool import RayPool
+        from ray_whisper_streaming.pool.ray_session import NAMESPACE
 
         return RayPool(
             engine_factory,
+            name=name,
+            namespace=NAMESPACE if name else None,
             workers=workers,
             max_worker_count=max_worker_count,
             gpu_share=gpu_share,

@@ -62,6 +62,7 @@ def serving(*arguments: str) -> Generator[Served]:
             said = errors.read()
     assert code == 0, said
     assert "Traceback" not in said, said
+    assert "SIGTERM" not in said, said
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from typer.core import TyperGroup
 
 from ray_whisper_streaming.errors import ConfigurationError, ModelNotFound, RayWhisperError
 
-__all__ = ["FAILURE", "INTERRUPTED", "Commands", "complain", "configure_logging", "errors"]
+__all__ = ["FAILURE", "INTERRUPTED", "Commands", "complain", "configure_logging", "errors", "own_signals"]
 
 FAILURE = 1
 USAGE_ERROR = 2
@@ -47,6 +48,12 @@ def configure_logging(verbose: int, quiet: bool) -> None:
         level=max(level, logging.WARNING), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     logging.getLogger("ray_whisper_streaming").setLevel(level)
+
+
+def own_signals() -> None:
+    """Once Ray has started, it prints its stack at SIGTERM before Python hears of it: take the signals back."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.getsignal(number))
 
 
 @contextmanager

@@ -84,7 +84,7 @@ async def run(
 
 
 def _where(workers: int, pool_options: dict[str, Any]) -> str:
-    kind = "Ray worker" if pool_options["backend"] == "ray" else "worker"
+    kind = "worker" if pool_options["backend"] == "local" else "Ray worker"
     return f"{workers} {kind}{'s' if workers != 1 else ''}, {pool_options['model']}"
 
 

@@ -52,6 +52,7 @@ for command in (
     client_commands.top,
     pool_commands.models,
     server_commands.serve,
+    pool_commands.pool,
 ):
     app.command()(command)
 app.add_typer(server_commands.config_app, name="config")

@@ -35,6 +35,7 @@ class BackendChoice(Enum):
 
     local = "local"
     ray = "ray"
+    shared = "shared"
 
 
 class TaskChoice(Enum):
@@ -51,7 +52,10 @@ Model = Annotated[
 ]
 Backend = Annotated[
     BackendChoice,
-    typer.Option(help="ray: actors of a Ray cluster (RAY_ADDRESS, or one on this machine); local: threads."),
+    typer.Option(
+        help="ray: actors of a Ray cluster (RAY_ADDRESS, or one on this machine); shared: those of 'ray-whisper pool'; "
+        "local: threads."
+    ),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where the worker has it.")]
 Workers = Annotated[

@@ -31,8 +31,9 @@ from ray_whisper_streaming.cli.options import (
 from ray_whisper_streaming.core.jobs import SAMPLE_RATE
 from ray_whisper_streaming.core.options import AUTO
 from ray_whisper_streaming.errors import ConfigurationError
+from ray_whisper_streaming.server.config import ServerConfig
 
-__all__ = ["demo", "models", "transcribe"]
+__all__ = ["demo", "models", "pool", "transcribe"]
 
 ENGLISH_ONLY = ".en"
 """How the names of Whisper's models for English alone end."""
@@ -215,6 +216,41 @@ def transcribe(
         pool_options=_pool_options(model, backend, device, workers),
     )
     raise typer.Exit(asyncio.run(work))
+
+
+def pool(
+    model: Annotated[
+        list[str] | None,
+        typer.Argument(help="Models, each with workers of its own; tiny.en if none.", show_default=False),
+    ] = None,
+    workers: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1,
+            help="Workers of each model: a number for all, or one for each in their order (--workers 2 --workers 1). "
+            "Else one per GPU, or one that uses all cores.",
+            show_default=False,
+        ),
+    ] = None,
+    device: Device = "auto",
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Keep workers in a Ray cluster, for any number of servers and programs, until SIGTERM or Ctrl-C.
+
+    They use them with --backend shared (in a program: Pool(model, backend="shared")), and go on when this command is
+    ended and run again. The cluster is that of RAY_ADDRESS, or of this machine ("ray start --head" makes one); else one
+    is started that ends with the command, and with it whoever uses it.
+
+    Exit codes: 0 ended by a signal; 1 a model or the cluster could not be had; 2 wrong usage.
+    """
+    from ray_whisper_streaming.cli import pool as program
+
+    configure_logging(verbose, quiet)
+    config = ServerConfig(
+        model=tuple(model or ["tiny.en"]), workers=tuple(workers or ()), device=device, backend="ray"
+    )
+    asyncio.run(program.run(config, quiet=quiet))
 
 
 def models() -> None:

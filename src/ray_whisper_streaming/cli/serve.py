@@ -9,6 +9,7 @@ from contextlib import nullcontext
 
 from rich.console import Console
 
+from ray_whisper_streaming.cli.console import own_signals
 from ray_whisper_streaming.server.config import ServerConfig
 from ray_whisper_streaming.server.gateway import Gateway
 from ray_whisper_streaming.server.logs import JsonFormatter, TextFormatter
@@ -42,6 +43,7 @@ async def run(config: ServerConfig, *, quiet: bool = False) -> int:
 
     def announce() -> None:
         ready.set()
+        own_signals()
         if not quiet:
             print("\n".join(_addresses(server, config)), flush=True)
 

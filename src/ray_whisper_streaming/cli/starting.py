@@ -26,7 +26,7 @@ async def started_pool(tell: Callable[[str], None], **options: Any) -> AsyncGene
         while not starting.done():
             what = (
                 "starting Ray"
-                if options["backend"] == "ray" and not _ray_is_up()
+                if options["backend"] != "local" and not _ray_is_up()
                 else f"loading {pool.model}"
             )
             tell(f"{what} ... {time.monotonic() - began_at:.0f} s")

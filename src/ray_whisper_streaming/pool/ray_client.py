@@ -248,12 +248,16 @@ class RayPoolHandle(PendingPool):
                 patience_s = DEAD_AFTER_S if isinstance(error, ActorDiedError) else GONE_AFTER_S
                 if time.monotonic() - failing_since > patience_s:
                     _log.warning("the pool is gone: %s", type(error).__name__)
-                    return
+                    if not self._find_another():
+                        return
+                    failing_since = None
                 time.sleep(RETRY_DELAY_S)
                 continue
-            if mail is None:
-                return
             failing_since = None
+            if mail is None:
+                if not self._find_another():
+                    return
+                continue
             for answer in mail.answers:
                 self._take(answer.job_id.partition("/")[2], unpack_answer(answer))
             seen = mail.first + len(mail.answers)
@@ -262,6 +266,10 @@ class RayPoolHandle(PendingPool):
                     self._outbox.put(job.job_id)
             epoch = mail.epoch
             self._met.set()
+
+    def _find_another(self) -> bool:
+        """The pool has ended. Whether there is another one in its place, which gets what is unanswered."""
+        return False
 
     def _next_mail(self, epoch: str, seen: int) -> Mail | None:
         reply = self._ask("poll", self._client_id, epoch, seen)

@@ -20,6 +20,7 @@ from ray_whisper_streaming.errors import ConfigurationError, PoolError, StartupT
 from ray_whisper_streaming.pool.ray_client import RayPoolHandle
 from ray_whisper_streaming.pool.ray_dispatcher import Dispatcher
 from ray_whisper_streaming.pool.ray_messages import Progress
+from ray_whisper_streaming.pool.ray_session import session
 from ray_whisper_streaming.pool.ray_worker import Worker
 
 __all__ = ["RayPool", "RayPoolHandle"]
@@ -140,7 +141,7 @@ class RayPool(RayPoolHandle):
             if self._actors:
                 return
             try:
-                _session.enter(self._address, self._namespace)
+                session.enter(self._address, self._namespace)
                 self._in_session = True
                 dispatcher = self._make_actors()
                 self._wait_for_workers(dispatcher, give_up_at, timeout_s)
@@ -247,36 +248,4 @@ class RayPool(RayPoolHandle):
                     _log.debug("the dispatcher did not answer on closing: %s", type(error).__name__)
             for actor in reversed(actors):
                 ray.kill(actor, no_restart=True)
-        _session.leave()
-
-
-class _Session:
-    """The Ray connection of this process, as far as it is the pools' own."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._pools = 0
-        self._ours = False
-
-    def enter(self, address: str | None, namespace: str | None) -> None:
-        with self._lock:
-            if not ray.is_initialized():
-                ray.init(
-                    address=address,
-                    namespace=namespace,
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,  # warnings of its own start say nothing to our users
-                )
-                self._ours, self._pools = True, 0
-            self._pools += 1
-
-    def leave(self) -> None:
-        with self._lock:
-            self._pools -= 1
-            if self._ours and self._pools <= 0:
-                self._ours = False
-                ray.shutdown()
-
-
-_session = _Session()
+        session.leave()

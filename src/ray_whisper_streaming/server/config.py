@@ -86,8 +86,8 @@ class ServerConfig:
     backend: str = option(
         "local",
         "local: workers are threads of this process, right for one machine; ray: actors of a Ray cluster, one per "
-        "GPU.",
-        choices=("local", "ray"),
+        "GPU; shared: those that 'ray-whisper pool' keeps in the cluster, for several servers.",
+        choices=("local", "ray", "shared"),
     )
     device: str = option(
         "auto", "cpu, cuda, or auto: cuda where the worker has it.", choices=("auto", "cpu", "cuda")

@@ -21,13 +21,17 @@ __all__ = ["Models", "ServedModel", "make_pools"]
 ENGLISH_ONLY = ".en"
 """How the names of Whisper's models for English alone end."""
 
-BACKENDS: dict[str, Backend] = {"local": "local", "ray": "ray"}
+BACKENDS: dict[str, Backend] = {"local": "local", "ray": "ray", "shared": "shared"}
 
 
-def make_pools(config: ServerConfig) -> list[AsyncPool]:
+def make_pools(config: ServerConfig, *, named: bool = False) -> list[AsyncPool]:
     """A pool for each model that is to be served, in their order; not started.
 
     Where numbers of workers are given, a Ray cluster's GPUs are divided by them; else evenly.
+
+    Args:
+        config: models, workers and where they run.
+        named: other processes find the pools in Ray by their models' names (backend "shared").
     """
     counts: tuple[int | None, ...] = config.workers or (None,)
     counts = counts * len(config.model) if len(counts) == 1 else counts
@@ -40,6 +44,7 @@ def make_pools(config: ServerConfig) -> list[AsyncPool]:
             compute_type=config.compute_type,
             workers=count,
             gpu_share=(count or 1) / total,
+            name=model if named else None,
         )
         for model, count in zip(config.model, counts, strict=True)
     ]
