@@ -122,6 +122,11 @@ def test_an_opening_quote_joins_the_word_behind_it():
     assert [word.text for word in found] == [' "a', " b"]
 
 
+def test_marks_alone_at_the_start_are_no_words():
+    assert [word.text for word in words(" . ... a .", [0.1 * place for place in range(12)])] == [" a", " ."]
+    assert words(" .", [0.0, 0.1, 0.2]) == []
+
+
 def test_a_long_word_at_the_start_or_behind_a_sentence_starts_late():
     found = words(" a b. c d", [0.0, 1.0, 3.0, 3.1, 3.2, 3.3, 3.4, 5.0, 5.1, 5.2])
     assert [word.text for word in found] == [" a", " b.", " c", " d"]

@@ -65,7 +65,15 @@ def words_of(tokenizer: TextTokenizer, tokens: Sequence[int], alignment: Alignme
         )
         for text, start, end in zip(texts, starts, ends, strict=True)
     ]
-    return _merge_closing(_merge_opening(_shorten_after_pauses(words)))
+    return _drop_leading_marks(_merge_closing(_merge_opening(_shorten_after_pauses(words))))
+
+
+def _drop_leading_marks(words: list[Word]) -> list[Word]:
+    """Leave out what a window begins with that has no letter or digit: Whisper's word for silence, often a full stop.
+    It would be committed like a word, and the first real one come too late.
+    """
+    first = next((i for i, word in enumerate(words) if any(map(str.isalnum, word.text))), len(words))
+    return words[first:]
 
 
 def _shorten_after_pauses(words: Sequence[Word]) -> list[Word]:
