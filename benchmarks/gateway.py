@@ -159,8 +159,12 @@ async def load(port: int, pipe: Any, sessions: int, seconds: float, voice_activi
     for _ in range(sessions):
         tasks.append(asyncio.create_task(talk(url, audio, seconds + ramp_s, voice_activity, opened)))
         await asyncio.sleep(1 / RAMP_PER_S)
-    for _ in range(sessions):
-        await opened.acquire()
+    everyone = asyncio.gather(*(opened.acquire() for _ in range(sessions)))
+    await asyncio.wait((everyone, *tasks), return_when=asyncio.FIRST_COMPLETED)
+    if not everyone.done():
+        raise SystemExit(
+            f"{sessions} sessions are too many here: some had failed or ended before all were open"
+        )
     pipe.send("opened")
     await asyncio.sleep(max(1.0, seconds - 2.0))
     pipe.send("ending")
@@ -182,6 +186,9 @@ def measure(sessions: int, seconds: float, core: int | None, voice_activity: boo
         words = asyncio.run(load(port, ours, sessions, seconds, voice_activity))
         facts = ours.recv()
         ours.send("stop")
+    except BaseException:
+        process.terminate()
+        raise
     finally:
         process.join(30)
         if process.is_alive():

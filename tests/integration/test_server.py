@@ -13,6 +13,7 @@ import pytest
 import websockets
 from tests.helpers.serving import (
     PCM,
+    PLAIN,
     TEXT,
     WORDS,
     WORLD,
@@ -28,10 +29,12 @@ from tests.helpers.serving import (
     text_of,
 )
 
+from ray_whisper_streaming import Final, StreamOptions
 from ray_whisper_streaming.core.jobs import Failure, Job, Result
 from ray_whisper_streaming.core.transcript import Word
 from ray_whisper_streaming.engines.scripted import ScriptedEngine
 from ray_whisper_streaming.errors import ConfigurationError, EngineError, ModelNotFound, PoolError
+from ray_whisper_streaming.server.access import Principal
 from ray_whisper_streaming.server.config import ServerConfig
 from ray_whisper_streaming.server.peer import Peer
 from ray_whisper_streaming.server.serving import check_exposure
@@ -137,6 +140,16 @@ async def test_many_sessions_at_once_keep_apart() -> None:
         texts = await asyncio.gather(*(talk(here.ws, count % 3) for count in range(30)))
     # The script stands on the time line: with silence in front, nothing else changes.
     assert texts == [TEXT] * 30
+
+
+async def test_an_intake_that_comes_for_nothing_leaves_what_comes_later(here: Served) -> None:
+    opened = await here.gateway.open_session(Principal(), StreamOptions(**PLAIN), protocol="test")
+    async with opened:
+        assert opened.take() == []  # audio touched the intake, and an earlier turn had taken it
+        await opened.push(PCM)
+        opened.finish()
+        events = [event async for _, event in opened]
+    assert [event.text for event in events if isinstance(event, Final)] == [TEXT]
 
 
 async def test_sockets_that_rest_between_reads_lose_nothing(

@@ -348,8 +348,8 @@ class Session:
 
     def take(self) -> list[Received]:
         """See `intake.Inlet`."""
-        if self._taken or self._closed:
-            return []
+        if self._taken or self._closed or not self._inbox:
+            return []  # of which nothing will be delivered
         self._taken = True
         taken, self._inbox = self._inbox, []
         self._pushes_taken += sum(isinstance(item, bytes) for item in taken)
