@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.helpers.lossy_proxy import lossy
+from tests.helpers.remote import drain_until, hear_all
 from tests.helpers.serving import PCM, PLAIN, WORLD, Served, eventually, served
 from tests.helpers.spoken_numbers import NumberEngine, speak
 from tests.support.world import World
@@ -55,13 +56,6 @@ async def here() -> AsyncIterator[Served]:
 
 def packets(audio: bytes) -> list[bytes]:
     return [audio[start : start + PACKET] for start in range(0, len(audio), PACKET)]
-
-
-async def hear_all(stream: AsyncRemoteStream) -> list[ClientEvent]:
-    async def hear() -> list[ClientEvent]:
-        return [event async for event in stream]
-
-    return await asyncio.wait_for(hear(), 60)
 
 
 async def transcript(stream: AsyncRemoteStream, audio: bytes = PCM) -> list[ClientEvent]:
@@ -275,15 +269,6 @@ async def test_a_session_that_is_gone_is_taken_over_by_a_new_one(cut_at: float) 
         await stream.finish()
         events += await hear_all(stream)
     assert_whole(events, world)
-
-
-async def drain_until(stream: AsyncRemoteStream, kind: type) -> list[ClientEvent]:
-    events: list[ClientEvent] = []
-    while not (events and isinstance(events[-1], kind)):
-        event = await asyncio.wait_for(stream.next_event(), 30)
-        assert event is not None
-        events.append(event)
-    return events
 
 
 async def test_a_server_that_loses_every_session_is_given_up() -> None:

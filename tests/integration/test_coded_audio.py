@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import AsyncIterator
 from itertools import pairwise
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 from tests.helpers.coded_audio import LIVE_WEBM, PACKET_S, at_48_khz, encode, opus_packets
 from tests.helpers.lossy_proxy import lossy
+from tests.helpers.remote import drain_until, hear_all
 from tests.helpers.serving import (
     PLAIN,
     TEXT,
@@ -29,7 +29,6 @@ from tests.helpers.serving import (
 from ray_whisper_streaming import AudioError, Unreachable
 from ray_whisper_streaming.client import (
     AsyncClient,
-    AsyncRemoteStream,
     AudioRejected,
     ClientEvent,
     Closed,
@@ -209,19 +208,6 @@ async def test_channels_that_can_not_be(here: Served, wrong: dict[str, Any]) -> 
 
 
 # ---------------------------------------------------------------- the client
-
-
-async def hear_all(stream: AsyncRemoteStream) -> list[ClientEvent]:
-    return [event async for event in stream]
-
-
-async def drain_until(stream: AsyncRemoteStream, kind: type) -> list[ClientEvent]:
-    events: list[ClientEvent] = []
-    while not (events and isinstance(events[-1], kind)):
-        event = await asyncio.wait_for(stream.next_event(), 30)
-        assert event is not None
-        events.append(event)
-    return events
 
 
 def said(events: list[ClientEvent]) -> str:

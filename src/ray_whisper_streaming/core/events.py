@@ -22,14 +22,10 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Partial:
-    """The words behind the committed ones, as understood now. Replaces the partial before it.
+class _Said:
+    """Words, and the text that they make."""
 
-    Attributes:
-        words: may all change; empty when everything is committed.
-    """
-
+    __slots__ = ()
     words: tuple[Word, ...]
 
     @property
@@ -44,7 +40,18 @@ class Partial:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Committed:
+class Partial(_Said):
+    """The words behind the committed ones, as understood now. Replaces the partial before it.
+
+    Attributes:
+        words: may all change; empty when everything is committed.
+    """
+
+    words: tuple[Word, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Committed(_Said):
     """Words that never change again.
 
     Attributes:
@@ -55,19 +62,9 @@ class Committed:
     words: tuple[Word, ...]
     first_index: int
 
-    @property
-    def text(self) -> str:
-        """The words as one text."""
-        return join_text(self.words)
-
-    @property
-    def spaced_text(self) -> str:
-        """The same with the space in front of it, where its script has one: appended to the text before, it fits."""
-        return "".join(word.text for word in self.words)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Final:
+class Final(_Said):
     """An utterance is complete; all its words were committed before.
 
     Attributes:
@@ -79,11 +76,6 @@ class Final:
     utterance: int
     words: tuple[Word, ...]
     end_of_stream: bool = False
-
-    @property
-    def text(self) -> str:
-        """The words as one text."""
-        return join_text(self.words)
 
     @property
     def start_s(self) -> float | None:
