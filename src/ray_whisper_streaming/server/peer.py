@@ -51,12 +51,17 @@ class Peer:
         self._websocket = websocket
         self._send_timeout_s = send_timeout_s
         self._sending = asyncio.Lock()
+        self._closing_code = ABNORMAL
 
     async def receive(self) -> str | bytes:
         """The next message. Raises `PeerGone`."""
-        message = await self._websocket.receive()
+        try:
+            message = await self._websocket.receive()
+        except RuntimeError:  # that it has gone was read before, by a sending that looked for the code
+            raise PeerGone("the client has gone", self._closing_code) from None
         if message["type"] == "websocket.disconnect":
-            raise PeerGone("the client has gone", message.get("code") or NO_STATUS)
+            self._closing_code = message.get("code") or NO_STATUS
+            raise PeerGone("the client has gone", self._closing_code)
         data: bytes | None = message.get("bytes")
         return message["text"] if data is None else data
 
@@ -81,17 +86,17 @@ class Peer:
             raise PeerGone("the client does not read") from None
         except (WebSocketDisconnect, RuntimeError, OSError):
             # Starlette and uvicorn say it in different ways, according to where the client was last seen.
-            raise PeerGone("the client has gone", await self._closing_code()) from None
+            raise PeerGone("the client has gone", await self._find_closing_code()) from None
 
-    async def _closing_code(self) -> int:
+    async def _find_closing_code(self) -> int:
         """How it went, when the sending noticed first: the reading end knows. What it sent before is of no use now."""
         try:
             while True:
                 await asyncio.wait_for(self.receive(), CODE_WAIT_S)
         except PeerGone as gone:
             return gone.code
-        except (asyncio.TimeoutError, RuntimeError):
-            return ABNORMAL
+        except asyncio.TimeoutError:
+            return self._closing_code
 
 
 async def side_by_side(reading: Coroutine[Any, Any, None], writing: Coroutine[Any, Any, None]) -> None:
