@@ -283,7 +283,7 @@ class StreamDriver:
 
         stream.job.add_done_callback(answered)
         if not job.final:
-            wait_s = stream.machine.options.update_interval_s / 2
+            wait_s = stream.machine.interval_s / 2
             loop.call_later(wait_s, self._reconsider, stream, stream.job, job.job_id)
 
     def _reconsider(self, stream: DrivenStream, future: Future[Result], job_id: str) -> None:

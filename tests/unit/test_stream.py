@@ -25,7 +25,7 @@ from ray_whisper_streaming.core.events import (
     SpeechStarted,
     StreamFailed,
 )
-from ray_whisper_streaming.core.jobs import SAMPLE_RATE, Failure, Job, Result
+from ray_whisper_streaming.core.jobs import SAMPLE_RATE, Failure, Job, Result, Timings
 from ray_whisper_streaming.core.options import EndpointingOptions, StreamOptions, TrimmingOptions
 from ray_whisper_streaming.core.stream import MAX_FAILURES, Stream
 from ray_whisper_streaming.core.transcript import Word, join_text
@@ -656,3 +656,23 @@ def test_a_job_that_was_taken_back_gives_its_place_to_one_with_all_the_audio():
     third = next_job(stream, now=12.0)
     assert not third.keeps_place
     assert third.deadline > 12.0
+
+
+@pytest.mark.parametrize("taken_back", [False, True])
+def test_a_stream_whose_passes_wait_asks_less_often(taken_back: bool) -> None:
+    stream = Stream("s", WITHOUT_VOICE)
+    asked_for = stream.interval_s
+    for second in range(10):
+        push(stream, loud(2.5))
+        job = next_job(stream, now=second)
+        waited_s = 0.5
+        if taken_back:
+            stream.take_back(job.job_id)
+            job = next_job(stream, now=second + waited_s)
+            waited_s = 0.0  # the last one was begun at once
+        answer(stream, job, timings=Timings(queue_wait_s=waited_s, inference_s=0.2))
+    assert stream.interval_s > 2 * asked_for
+    push(stream, loud(2 * asked_for))
+    assert stream.next_job(20.0) is None
+    push(stream, loud(stream.interval_s))
+    assert stream.next_job(20.0) is not None

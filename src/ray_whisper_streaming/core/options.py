@@ -128,7 +128,7 @@ class StreamOptions:
             ``"agreement"`` commits what ``agreement_passes`` passes in a row agree on (slower, for noisy audio).
         commit_delay_s: see ``policy``. Smaller: earlier text, more half-heard words.
         agreement_passes: see ``policy``; 2 is LocalAgreement-2 of whisper_streaming.
-        update_interval_s: new audio, in seconds, between two passes. Under load passes stretch by themselves.
+        update_interval_s: new audio, in seconds, between two passes; up to 1.2 s while the pool is busy.
         voice_activity: listen for voice: silence sends no jobs, and utterances end by themselves.
         endpointing: when speech begins and ends (used with ``voice_activity``).
         trimming: how the window is kept short.

@@ -55,6 +55,7 @@ from ray_whisper_streaming.core.jobs import SAMPLE_RATE, Failure, Int16Samples, 
 from ray_whisper_streaming.core.languages import LanguageTracker
 from ray_whisper_streaming.core.ledger import Ledger
 from ray_whisper_streaming.core.options import AUTO, MAX_WINDOW_AUDIO_S, StreamOptions
+from ray_whisper_streaming.core.pacing import Pace
 from ray_whisper_streaming.core.policy import make_policy
 from ray_whisper_streaming.core.prompting import ContextText
 from ray_whisper_streaming.core.stitching import count_known_words, count_prefix_words
@@ -124,7 +125,7 @@ class Stream:
         self._policy = make_policy(self.options)
         self._ledger = Ledger(ContextText(carry=self.options.context), self.options.max_utterance_s)
         self._language = LanguageTracker(None if self.options.language == AUTO else self.options.language)
-        self._interval = round(self.options.update_interval_s * SAMPLE_RATE)
+        self._pace = Pace(self.options.update_interval_s)
         self._regions: deque[_Region] = deque()
         self._entered: _Region | None = None
         self._marks: deque[_Mark] = deque()
@@ -140,6 +141,8 @@ class Stream:
         self._free_pass = False
         self._in_flight: Job | None = None
         self._place = 0.0
+        self._asked_at = 0.0
+        self._waited_s = 0.0
         self._job_count = 0
         self._failures = 0
         self._retry_at = 0.0
@@ -180,6 +183,11 @@ class Stream:
             start = max(region.start, self._decoded_until) if region is self._entered else region.start
             unheard += max(0, end - start)
         return unheard / SAMPLE_RATE
+
+    @property
+    def interval_s(self) -> float:
+        """New audio wanted for the next pass, in seconds: ``update_interval_s``, or more while the pool is busy."""
+        return self._pace.interval_s
 
     def has_room(self, samples: int) -> bool:
         """Whether `receive_audio` would take so many samples now."""
@@ -270,6 +278,9 @@ class Stream:
         final = region.end == end
         if not final and not self._place and not self._worth_decoding(end):
             return None
+        if not self._place:
+            self._asked_at = now
+        self._waited_s = now - self._asked_at  # that of jobs withdrawn for this one
         self._job_count += 1
         self._in_flight = Job(
             job_id=f"{self.stream_id}#{self._number}/{self._job_count}",
@@ -300,7 +311,7 @@ class Stream:
         job = self._in_flight
         if job is None or job.final or len(job.audio) >= MAX_WINDOW:
             return False
-        return self._heard_until - job.start_sample - len(job.audio) >= self._interval // 2
+        return self._heard_until - job.start_sample - len(job.audio) >= self.interval_s * SAMPLE_RATE / 2
 
     def take_back(self, job_id: str) -> None:
         """The job in flight was withdrawn before a worker began it: the next one takes its place in the queue."""
@@ -315,6 +326,7 @@ class Stream:
         if job is None:
             return
         self._failures, self._retry_at = 0, 0.0
+        self._pace.receive(self._waited_s + result.timings.queue_wait_s, result.timings.inference_s)
         if self._language.receive(result.language, result.language_probability, job.audio_s):
             probability = self._language.probability
             self._events.append(LanguageDetected(language=result.language, probability=probability))
@@ -459,7 +471,7 @@ class Stream:
         """Whether a pass up to ``end`` could tell anything new."""
         if end - self._window_start >= MAX_WINDOW:
             return end > self._decoded_until
-        if end - self._decoded_until < self._interval:
+        if end - self._decoded_until < self.interval_s * SAMPLE_RATE:
             return False
         if self._endpointer is None or self._rest:
             return True
