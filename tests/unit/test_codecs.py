@@ -13,6 +13,7 @@ from tests.helpers.coded_audio import FRAGMENTED_MP4, LIVE_WEBM, RATE, encode, o
 
 from ray_whisper_streaming.errors import AudioError, ConfigurationError
 from ray_whisper_streaming.server import containers
+from ray_whisper_streaming.server.audio import AudioFormat
 from ray_whisper_streaming.server.codecs import CodedAudio, framed
 from ray_whisper_streaming.server.containers import MAX_DAMAGED
 
@@ -241,3 +242,9 @@ def test_a_session_given_up_leaves_no_thread() -> None:
     for thread in started:
         thread.join(5)
     assert threading.active_count() == before
+
+
+def test_nobody_waits_for_the_container_of_another() -> None:
+    assert CodedAudio(codec="container").may_hang
+    assert not CodedAudio(codec="opus").may_hang
+    assert not AudioFormat().may_hang

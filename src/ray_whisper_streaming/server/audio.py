@@ -71,6 +71,11 @@ class AudioFormat:
         return (self.encoding, self.sample_rate, self.channels) == ("s16le", SAMPLE_RATE, 1)
 
     @property
+    def may_hang(self) -> bool:
+        """Whether decoding a piece may take long."""
+        return False
+
+    @property
     def is_coded(self) -> bool:
         """Whether the bytes say nothing of their length in seconds before they are decoded."""
         return False

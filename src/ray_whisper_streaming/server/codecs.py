@@ -58,6 +58,11 @@ class CodedAudio(AudioFormat):
         return False
 
     @property
+    def may_hang(self) -> bool:
+        """A container's thread is waited for."""
+        return self.codec == "container"
+
+    @property
     def is_coded(self) -> bool:
         """Always."""
         return True

@@ -31,6 +31,9 @@ INLETS_AT_ONCE = 32
 """Of a tick, served in one turn of the event loop: with hundreds of sessions it would stand still too long. Voice
 activity gains nothing from more (`engines.vad`)."""
 
+HANGING_AT_ONCE = 32
+"""Threads for what may hang. Each mostly waits for a thread of FFmpeg's, for up to `containers.STUCK_S`."""
+
 
 class Flush:
     """Have everything before decoded and committed."""
@@ -65,6 +68,11 @@ class Inlet(Protocol):
         """Whether decoding is no work."""
         ...
 
+    @property
+    def may_hang(self) -> bool:
+        """Whether decoding may take long, so that nobody else should wait for it."""
+        ...
+
     def take(self) -> list[Received]:
         """What was received since the last call; nothing until `deliver` was called for the last time."""
         ...
@@ -74,17 +82,21 @@ class Inlet(Protocol):
         ...
 
 
+_Work: TypeAlias = list[tuple[Inlet, list[Received]]]
+
+
 class AudioIntake:
     """One per gateway. Call `touch` when an inlet has something; all calls on one event loop."""
 
     def __init__(self) -> None:
         self._waiting: dict[Inlet, None] = {}
         self._due: deque[Inlet] = deque()
-        self._heavy: list[tuple[Inlet, list[Received]]] = []
+        self._heavy: _Work = []
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="audio-decoding")
+        self._threads = ThreadPoolExecutor(max_workers=HANGING_AT_ONCE, thread_name_prefix="audio-waiting")
         self._tick_s = TICK_RANGE_S[0]
         self._timer: asyncio.Handle | None = None
-        self._working: asyncio.Task[None] | None = None
+        self._working: set[asyncio.Task[None]] = set()
 
     def touch(self, inlet: Inlet) -> None:
         """The inlet has received something."""
@@ -98,12 +110,12 @@ class AudioIntake:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._working is not None:
-            await asyncio.gather(self._working, return_exceptions=True)
+        await asyncio.gather(*self._working, return_exceptions=True)
         self._thread.shutdown(wait=True)
+        self._threads.shutdown(wait=True)
 
     def _arm(self) -> None:
-        if self._waiting and self._timer is None and self._working is None:
+        if self._waiting and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._tick_s, self._tick)
 
     def _tick(self) -> None:
@@ -125,6 +137,8 @@ class AudioIntake:
         received = inlet.take()
         if received and inlet.is_plain:
             inlet.deliver(decode(inlet.decoders, received))
+        elif received and inlet.may_hang:
+            self._begin(self._threads, [(inlet, received)])
         elif received:
             self._heavy.append((inlet, received))
 
@@ -136,18 +150,19 @@ class AudioIntake:
         self._timer = None
         if self._heavy:
             heavy, self._heavy = self._heavy, []
-            self._working = loop.create_task(self._decode(heavy))
+            self._begin(self._thread, heavy)
         self._arm()
 
-    async def _decode(self, heavy: list[tuple[Inlet, list[Received]]]) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            decoded = await loop.run_in_executor(self._thread, _decode_all, heavy)
-            for (inlet, _), results in zip(heavy, decoded, strict=True):
-                inlet.deliver(results)
-        finally:
-            self._working = None
-            self._arm()
+    def _begin(self, threads: ThreadPoolExecutor, work: _Work) -> None:
+        task = asyncio.get_running_loop().create_task(_decode_in(threads, work))
+        self._working.add(task)
+        task.add_done_callback(self._working.discard)
+
+
+async def _decode_in(threads: ThreadPoolExecutor, work: _Work) -> None:
+    decoded = await asyncio.get_running_loop().run_in_executor(threads, _decode_all, work)
+    for (inlet, _), results in zip(work, decoded, strict=True):
+        inlet.deliver(results)
 
 
 def decode(decoders: Sequence[Decoder], received: Sequence[Received]) -> list[Decoded]:
@@ -184,7 +199,7 @@ def _flush(decoders: Sequence[Decoder]) -> list[Int16Samples] | AudioError:
         return error
 
 
-def _decode_all(work: list[tuple[Inlet, list[Received]]]) -> list[list[Decoded]]:
+def _decode_all(work: _Work) -> list[list[Decoded]]:
     return [_decode_one(inlet, received) for inlet, received in work]
 
 

@@ -346,6 +346,11 @@ class Session:
         """See `intake.Inlet`."""
         return self.audio.is_plain
 
+    @property
+    def may_hang(self) -> bool:
+        """See `intake.Inlet`."""
+        return self.audio.may_hang
+
     def take(self) -> list[Received]:
         """See `intake.Inlet`."""
         if self._taken or self._closed or not self._inbox:
