@@ -182,6 +182,25 @@ def test_two_pools_on_two_cores_and_closing_one(pool):
     assert worker_pid(pool) != pid  # the other one is as it was
 
 
+def test_waiting_for_an_answer_starts_no_ray_where_it_was_just_shut_down():
+    script = """
+        import ray
+        from ray.exceptions import RayError
+        from ray_whisper_streaming.pool.ray_client import get_from_this_ray
+
+        ray.init(include_dashboard=False, log_to_driver=False)
+        answer = ray.put(1)
+        assert get_from_this_ray(answer, 10) == 1
+        ray.shutdown()
+        try:
+            get_from_this_ray(answer, 10)
+        except RayError:
+            print("done")
+        assert not ray.is_initialized()
+    """
+    run_script(script)
+
+
 @pytest.mark.slow
 def test_a_pool_with_a_ray_of_its_own_leaves_no_process():
     script = """

@@ -23,7 +23,7 @@ from ray_whisper_streaming.pool.base import PoolStats
 from ray_whisper_streaming.pool.pending import PendingPool
 from ray_whisper_streaming.pool.ray_messages import JobRef, Mail, Submission, unpack_answer
 
-__all__ = ["RayPoolHandle"]
+__all__ = ["RayPoolHandle", "get_from_this_ray"]
 
 RETRY_DELAY_S = 0.2
 """Pause before a dispatcher that did not answer is asked again."""
@@ -43,6 +43,14 @@ JOIN_S = 5.0
 _log = logging.getLogger(__name__)
 
 ray: Any = untyped_ray
+
+
+def get_from_this_ray(reply: Any, timeout_s: float) -> Any:
+    """`ray.get`, but where Ray was shut down a moment ago it raises (`RayError`).
+
+    Ray's own would connect anew, to the cluster that has just gone: after a minute it ends the process for that.
+    """
+    return getattr(ray.get, "__wrapped__", ray.get)(reply, timeout=timeout_s)
 
 
 class RayPoolHandle(PendingPool):
@@ -275,7 +283,7 @@ class RayPoolHandle(PendingPool):
         reply = self._ask("poll", self._client_id, epoch, seen)
         while True:
             try:
-                return ray.get(reply, timeout=LOOK_S)
+                return get_from_this_ray(reply, LOOK_S)
             except GetTimeoutError:
                 self._check_ray()
 
