@@ -21,7 +21,7 @@ from original import Task, run_offline
 from ray_whisper_streaming import StreamOptions, TrimmingOptions
 from ray_whisper_streaming.bench.lockstep import run_lockstep
 from ray_whisper_streaming.bench.material import find_material, load_clips, make_material
-from ray_whisper_streaming.bench.scoring import percentiles, score_stream, word_error_rate
+from ray_whisper_streaming.bench.scoring import errors_by_place, percentiles, score_stream, word_error_rate
 from ray_whisper_streaming.engines.factory import EngineName, engine_factory_for
 from ray_whisper_streaming.engines.onnx import memory
 
@@ -42,12 +42,15 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     engine.warm_up()
     logs, work = run_lockstep(engine, materials, stream_options(args), step_s=args.step_s)
     engine.close()
-    said = [clip.text for clip in materials]
+    said, heard = [clip.text for clip in materials], [log.text for log in logs]
     offline: dict[str, Any] = {}
     if args.offline:
         task = Task(args.model, "auto", "auto", args.language, folder, args.seconds)
         texts = run_offline(task, args.streams)
-        offline = {"offline_wer": word_error_rate(said, texts, language=args.language)}
+        offline = {
+            "offline_wer": word_error_rate(said, texts, language=args.language),
+            "offline_wer_from_word": errors_by_place(said, texts, language=args.language),
+        }
     scores = [score_stream(clip.words, log, clip.seconds) for clip, log in zip(materials, logs, strict=True)]
     commits = [latency_s for score in scores for _, latency_s in score.commit_latencies]
     shown = list(itertools.chain.from_iterable(score.first_shown_latencies_s for score in scores))
@@ -55,7 +58,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "step_s": args.step_s,
         "words": sum(len(text.split()) for text in said),
-        "wer": word_error_rate(said, [log.text for log in logs], language=args.language),
+        "wer": word_error_rate(said, heard, language=args.language),
+        "wer_from_word": errors_by_place(said, heard, language=args.language),
         **offline,
         "commit_latency_s": percentiles(commits, 50, 95, 99),
         "first_shown_latency_s": percentiles(shown, 50, 95),

@@ -182,21 +182,24 @@ def test_two_pools_on_two_cores_and_closing_one(pool):
     assert worker_pid(pool) != pid  # the other one is as it was
 
 
-def test_waiting_for_an_answer_starts_no_ray_where_it_was_just_shut_down():
+def test_what_a_pool_calls_starts_no_ray_where_it_was_just_shut_down():
     script = """
         import ray
         from ray.exceptions import RayError
-        from ray_whisper_streaming.pool.ray_client import get_from_this_ray
+        from ray_whisper_streaming.pool.ray_session import without_connecting
 
         ray.init(include_dashboard=False, log_to_driver=False)
-        answer = ray.put(1)
-        assert get_from_this_ray(answer, 10) == 1
+        answer = without_connecting(ray.put)(1)
+        assert without_connecting(ray.get)(answer, timeout=10) == 1
         ray.shutdown()
-        try:
-            get_from_this_ray(answer, 10)
-        except RayError:
-            print("done")
+        for function, given in ((ray.get, answer), (ray.put, 1), (ray.get_actor, "name")):
+            try:
+                without_connecting(function)(given)
+            except RayError:
+                continue
+            raise AssertionError(function)
         assert not ray.is_initialized()
+        print("done")
     """
     run_script(script)
 

@@ -8,6 +8,7 @@ from ray_whisper_streaming.bench.scoring import (
     Shown,
     StreamLog,
     align,
+    errors_by_place,
     measure_lag,
     percentiles,
     score_stream,
@@ -167,3 +168,19 @@ class TestWordErrorRate:
 def test_percentiles_interpolate_and_have_no_value_without_values():
     assert percentiles([0.0, 1.0, 2.0], 50, 75) == {"p50": 1.0, "p75": 1.5}
     assert percentiles([], 95) == {"p95": None}
+
+
+def test_errors_are_told_apart_by_the_place_of_their_word() -> None:
+    said = "red green blue black white gold silver"
+    assert errors_by_place([said, said], ["red green blue white gold silver", f"{said} rose lily"]) == {
+        "1": pytest.approx(1 / 10),  # black is missing in one
+        "6": pytest.approx(2 / 4),  # two too many at the end of the other
+        "16": None,
+        "31": None,
+        "61": None,
+        "101": None,
+    }
+
+
+def test_no_errors_where_nothing_was_said() -> None:
+    assert set(errors_by_place([""], ["red"]).values()) == {None}

@@ -28,6 +28,7 @@ __all__ = [
     "StreamScore",
     "align",
     "measure_lag",
+    "errors_by_place",
     "percentiles",
     "score_stream",
     "split_tokens",
@@ -258,6 +259,39 @@ def word_error_rate(
         return None
     score = _extra("jiwer").process_words([said for said, _ in pairs], [heard for _, heard in pairs])
     return float(score.wer)
+
+
+PLACES = (1, 6, 16, 31, 61, 101)
+"""First words of the parts that `errors_by_place` tells apart."""
+
+
+def errors_by_place(
+    references: Sequence[str], hypotheses: Sequence[str], language: str = "en"
+) -> dict[str, float | None]:
+    """`word_error_rate` of the words from the 1st, the 6th ... of each text on, up to the next of `PLACES`.
+
+    A word too many counts where the word before which it stands does.
+    """
+    normaliser = _text_normaliser(language)
+    words, errors = [0] * len(PLACES), [0] * len(PLACES)
+    for reference, hypothesis in zip(references, hypotheses, strict=True):
+        said: str = normaliser(reference)
+        heard: str = normaliser(hypothesis)
+        count = len(said.split())
+        if not count:
+            continue
+        for place in range(count):
+            words[bisect.bisect(PLACES, place + 1) - 1] += 1
+        for chunk in _extra("jiwer").process_words(said, heard).alignments[0]:
+            if chunk.type == "insert":
+                place = min(chunk.ref_start_idx, count - 1)
+                errors[bisect.bisect(PLACES, place + 1) - 1] += chunk.hyp_end_idx - chunk.hyp_start_idx
+            elif chunk.type != "equal":
+                for place in range(chunk.ref_start_idx, chunk.ref_end_idx):
+                    errors[bisect.bisect(PLACES, place + 1) - 1] += 1
+    return {
+        str(first): wrong / of if of else None for first, wrong, of in zip(PLACES, errors, words, strict=True)
+    }
 
 
 def percentiles(values: Sequence[float], *wanted: int) -> dict[str, float | None]:

@@ -22,8 +22,9 @@ from ray_whisper_streaming.errors import NotReady, PoolError, StreamClosed, Tran
 from ray_whisper_streaming.pool.base import PoolStats
 from ray_whisper_streaming.pool.pending import PendingPool
 from ray_whisper_streaming.pool.ray_messages import JobRef, Mail, Submission, unpack_answer
+from ray_whisper_streaming.pool.ray_session import without_connecting
 
-__all__ = ["RayPoolHandle", "get_from_this_ray"]
+__all__ = ["RayPoolHandle"]
 
 RETRY_DELAY_S = 0.2
 """Pause before a dispatcher that did not answer is asked again."""
@@ -43,14 +44,6 @@ JOIN_S = 5.0
 _log = logging.getLogger(__name__)
 
 ray: Any = untyped_ray
-
-
-def get_from_this_ray(reply: Any, timeout_s: float) -> Any:
-    """`ray.get`, but where Ray was shut down a moment ago it raises (`RayError`).
-
-    Ray's own would connect anew, to the cluster that has just gone: after a minute it ends the process for that.
-    """
-    return getattr(ray.get, "__wrapped__", ray.get)(reply, timeout=timeout_s)
 
 
 class RayPoolHandle(PendingPool):
@@ -217,7 +210,7 @@ class RayPoolHandle(PendingPool):
         ref = self._refs.get(job.job_id)
         if ref is None:
             self._check_ray()
-            ref = self._refs[job.job_id] = ray.put(job)
+            ref = self._refs[job.job_id] = without_connecting(ray.put)(job)
             if self._pending.job(job.job_id) is None:  # ended meanwhile
                 self._refs.pop(job.job_id, None)
         queued = replace(
@@ -283,7 +276,7 @@ class RayPoolHandle(PendingPool):
         reply = self._ask("poll", self._client_id, epoch, seen)
         while True:
             try:
-                return get_from_this_ray(reply, LOOK_S)
+                return without_connecting(ray.get)(reply, timeout=LOOK_S)
             except GetTimeoutError:
                 self._check_ray()
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import ray as untyped_ray
 
-__all__ = ["NAMESPACE", "RaySession", "session"]
+__all__ = ["NAMESPACE", "RaySession", "session", "without_connecting"]
 
 NAMESPACE = "ray-whisper"
 """Where pools that have a name of the user's are found in Ray."""
@@ -49,6 +50,15 @@ class RaySession:
             if self._ours and self._pools <= 0:
                 self._ours = False
                 ray.shutdown()
+
+
+def without_connecting(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of Ray's (``ray.get`` ...) that raises `RayError` where Ray is not, or no longer, connected.
+
+    Ray's own would connect anew: where Ray was shut down a moment ago, to the cluster that is going, for which Ray ends
+    the process a minute later. So it is for whatever a pool's threads call.
+    """
+    return getattr(function, "__wrapped__", function)
 
 
 session = RaySession()

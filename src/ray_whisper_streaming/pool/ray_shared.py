@@ -12,7 +12,7 @@ from ray.exceptions import GetTimeoutError, RayError
 
 from ray_whisper_streaming.errors import PoolError, StartupTimeout, StreamClosed
 from ray_whisper_streaming.pool.ray_client import GONE_AFTER_S, RayPoolHandle
-from ray_whisper_streaming.pool.ray_session import NAMESPACE, session
+from ray_whisper_streaming.pool.ray_session import NAMESPACE, session, without_connecting
 
 __all__ = ["SharedPool"]
 
@@ -80,14 +80,14 @@ class SharedPool(RayPoolHandle):
     def _look(self) -> bool:
         """Take the dispatcher that has the name now."""
         try:
-            self._dispatcher = ray.get_actor(self._name, NAMESPACE)
+            self._dispatcher = without_connecting(ray.get_actor)(self._name, NAMESPACE)
         except (ValueError, RayError):
             return False
         return True
 
     def _workers(self) -> int:
         try:
-            return ray.get(self._dispatcher.stats.remote(), timeout=LOOK_S).workers
+            return without_connecting(ray.get)(self._dispatcher.stats.remote(), timeout=LOOK_S).workers
         except (GetTimeoutError, RayError):
             return 0
 

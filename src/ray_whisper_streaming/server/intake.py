@@ -92,8 +92,8 @@ class AudioIntake:
         self._waiting: dict[Inlet, None] = {}
         self._due: deque[Inlet] = deque()
         self._heavy: _Work = []
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="audio-decoding")
-        self._threads = ThreadPoolExecutor(max_workers=HANGING_AT_ONCE, thread_name_prefix="audio-waiting")
+        self._decoding = ThreadPoolExecutor(max_workers=1, thread_name_prefix="audio-decoding")
+        self._hanging = ThreadPoolExecutor(max_workers=HANGING_AT_ONCE, thread_name_prefix="audio-waiting")
         self._tick_s = TICK_RANGE_S[0]
         self._timer: asyncio.Handle | None = None
         self._working: set[asyncio.Task[None]] = set()
@@ -111,8 +111,8 @@ class AudioIntake:
             self._timer.cancel()
             self._timer = None
         await asyncio.gather(*self._working, return_exceptions=True)
-        self._thread.shutdown(wait=True)
-        self._threads.shutdown(wait=True)
+        self._decoding.shutdown(wait=True)
+        self._hanging.shutdown(wait=True)
 
     def _arm(self) -> None:
         if self._waiting and self._timer is None:
@@ -138,7 +138,7 @@ class AudioIntake:
         if received and inlet.is_plain:
             inlet.deliver(decode(inlet.decoders, received))
         elif received and inlet.may_hang:
-            self._begin(self._threads, [(inlet, received)])
+            self._begin(self._hanging, [(inlet, received)])
         elif received:
             self._heavy.append((inlet, received))
 
@@ -150,7 +150,7 @@ class AudioIntake:
         self._timer = None
         if self._heavy:
             heavy, self._heavy = self._heavy, []
-            self._begin(self._thread, heavy)
+            self._begin(self._decoding, heavy)
         self._arm()
 
     def _begin(self, threads: ThreadPoolExecutor, work: _Work) -> None:
