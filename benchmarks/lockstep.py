@@ -18,15 +18,23 @@ from typing import Any, get_args
 
 from original import Task, run_offline
 
-from ray_whisper_streaming import StreamOptions, TrimmingOptions
+from ray_whisper_streaming import StreamOptions
 from ray_whisper_streaming.bench.lockstep import run_lockstep
 from ray_whisper_streaming.bench.material import find_material, load_clips, make_material
-from ray_whisper_streaming.bench.scoring import errors_by_place, percentiles, score_stream, word_error_rate
+from ray_whisper_streaming.bench.scoring import percentiles, score_stream
+from ray_whisper_streaming.bench.text_errors import errors_by_place, word_error_rate
+from ray_whisper_streaming.bench.variants import Variant
 from ray_whisper_streaming.engines.factory import EngineName, engine_factory_for
 from ray_whisper_streaming.engines.onnx import memory
 
 WHOLE = 9999
 """Positions that never settle: longer than any window."""
+
+FIELDS = (
+    "policy", "commit_delay_s", "trim_after_s", "keep_s", "hard_limit_s", "bridge_s", "beam_size", "context",
+    "voice_activity",
+)  # fmt: skip
+"""Options that are those of the streams."""
 
 SPEECH = Path(__file__).resolve().parents[2] / "shared" / "speech"
 """Recorded speech beside the repository."""
@@ -73,21 +81,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 def stream_options(args: argparse.Namespace) -> StreamOptions:
     """The options of every stream; what was not given keeps the library's default."""
-
-    def given(*names: str) -> dict[str, Any]:
-        return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-
-    # The step says when passes are due; the interval must not hold one back.
-    trimming = given("trim_after_s", "keep_s", "hard_limit_s", "bridge_s")
-    if "trim_after_s" in trimming:
-        trimming["busy_after_s"] = 2 * args.step_s  # as given, however long the step
-    return StreamOptions(
-        language=args.language,
-        update_interval_s=max(0.1, min(0.4, args.step_s / 2)),
-        voice_activity=args.vad,
-        trimming=TrimmingOptions(**trimming),
-        **given("policy", "commit_delay_s", "beam_size", "context"),
-    )
+    given = {name: value for name in FIELDS if (value := getattr(args, name)) is not None}
+    return Variant("", given).in_steps(args.step_s).options(args.language)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -115,7 +110,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--encode-whole", action="store_true", help="ONNX engine: remember nothing of earlier passes"
     )
-    parser.add_argument("--no-vad", dest="vad", action="store_false")
+    parser.add_argument("--no-vad", dest="voice_activity", action="store_false")
     print(json.dumps(measure(parser.parse_args(arguments)), indent=1))
 
 

@@ -21,18 +21,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ctranslate2 import get_cuda_device_count
 from faster_whisper import WhisperModel
 
 from ray_whisper_streaming.bench.load import LEAD_S, PACKET_S
 from ray_whisper_streaming.bench.machine import MemoryPeak
 from ray_whisper_streaming.bench.material import Clip, load_clips, make_material
+from ray_whisper_streaming.bench.offline import BEAM_SIZE, float_samples, load_whisper, transcribe_offline
 from ray_whisper_streaming.bench.report import make_row, pool_use
 from ray_whisper_streaming.bench.scoring import Shown, StreamLog
 from ray_whisper_streaming.core.jobs import SAMPLE_RATE
 from ray_whisper_streaming.core.transcript import Word
-from ray_whisper_streaming.engines.ctranslate2 import COMPUTE_TYPE
-from ray_whisper_streaming.engines.models import resolve_model
 from ray_whisper_streaming.pool.base import PoolStats
 from whisper_online import OnlineASRProcessor
 
@@ -42,8 +40,6 @@ MIN_CHUNK_S = 1.0
 NO_SPEECH_LIMIT = 0.9
 """The original leaves out segments that Whisper itself thinks are no speech with more than this
 probability."""
-
-BEAM_SIZE = 5
 
 
 @dataclass(frozen=True)
@@ -58,11 +54,7 @@ class Task:
     seconds: float
 
     def load_model(self) -> WhisperModel:
-        device = self.device
-        if device == "auto":
-            device = "cuda" if get_cuda_device_count() else "cpu"
-        compute_type = COMPUTE_TYPE[device] if self.compute_type == "auto" else self.compute_type
-        return WhisperModel(str(resolve_model(self.model)), device=device, compute_type=compute_type)
+        return load_whisper(self.model, self.device, self.compute_type)
 
     def materials(self, indices: range) -> list[Clip]:
         clips = load_clips(self.folder, self.language)
@@ -73,12 +65,7 @@ def run_offline(task: Task, streams: int) -> list[str]:
     """The text of each of the first so many streams, transcribed in one go by faster-whisper: what the model
     can do.
     """
-    model = task.load_model()
-    texts: list[str] = []
-    for clip in task.materials(range(streams)):
-        segments, _ = model.transcribe(_floats(clip), language=task.language, beam_size=BEAM_SIZE)
-        texts.append("".join(segment.text for segment in segments))
-    return texts
+    return transcribe_offline(task.load_model(), task.materials(range(streams)), task.language)
 
 
 def run_original(task: Task, streams: int) -> dict[str, Any]:
@@ -105,7 +92,7 @@ def _follow(clip: Clip, worker: _Worker, start_s: float) -> StreamLog:
     log = StreamLog()
     with contextlib.redirect_stderr(io.StringIO()):
         processor = OnlineASRProcessor(_Recogniser(worker), logfile=io.StringIO())
-    audio = _floats(clip)
+    audio = float_samples(clip)
     packet, chunk = round(PACKET_S * SAMPLE_RATE), round(MIN_CHUNK_S * SAMPLE_RATE)
     taken = 0
 
@@ -212,7 +199,3 @@ class _Recogniser:
 
     def segments_end_ts(self, segments: Sequence[Any]) -> list[float]:
         return [segment.end for segment in segments]
-
-
-def _floats(clip: Clip) -> np.ndarray:
-    return clip.audio.astype(np.float32) / 32768.0

@@ -23,7 +23,7 @@ from ray_whisper_streaming.bench.capacity import find_max
 from ray_whisper_streaming.bench.machine import describe_machine
 from ray_whisper_streaming.bench.material import Clip, find_material, load_clips, make_material
 from ray_whisper_streaming.bench.report import holds, make_table
-from ray_whisper_streaming.bench.scoring import word_error_rate
+from ray_whisper_streaming.bench.text_errors import word_error_rate
 from ray_whisper_streaming.bench.trial import run_trial
 from ray_whisper_streaming.core.options import EndpointingOptions
 from ray_whisper_streaming.engines.factory import EngineName

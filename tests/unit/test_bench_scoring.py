@@ -8,12 +8,10 @@ from ray_whisper_streaming.bench.scoring import (
     Shown,
     StreamLog,
     align,
-    errors_by_place,
     measure_lag,
     percentiles,
     score_stream,
     split_tokens,
-    word_error_rate,
 )
 from ray_whisper_streaming.core.transcript import Word
 
@@ -151,36 +149,6 @@ class TestLag:
         assert measure_lag([(float(s), 1.0) for s in range(30)], 60.0).grows  # nothing in the last third
 
 
-class TestWordErrorRate:
-    def test_spelling_and_contractions_are_no_errors(self):
-        assert word_error_rate(["Mr. Smith won't colour it"], ["mister smith will not color it!"]) == 0.0
-
-    def test_errors_of_all_streams_count_together(self):
-        assert word_error_rate(["red green blue", "yes"], ["red green blue", "no"]) == pytest.approx(1 / 4)
-
-    def test_all_words_of_a_silent_stream_are_errors(self):
-        assert word_error_rate(["one or two"], [""]) == 1.0
-
-    def test_nothing_said_has_no_rate(self):
-        assert word_error_rate([""], ["you"]) is None
-
-
 def test_percentiles_interpolate_and_have_no_value_without_values():
     assert percentiles([0.0, 1.0, 2.0], 50, 75) == {"p50": 1.0, "p75": 1.5}
     assert percentiles([], 95) == {"p95": None}
-
-
-def test_errors_are_told_apart_by_the_place_of_their_word() -> None:
-    said = "red green blue black white gold silver"
-    assert errors_by_place([said, said], ["red green blue white gold silver", f"{said} rose lily"]) == {
-        "1": pytest.approx(1 / 10),  # black is missing in one
-        "6": pytest.approx(2 / 4),  # two too many at the end of the other
-        "16": None,
-        "31": None,
-        "61": None,
-        "101": None,
-    }
-
-
-def test_no_errors_where_nothing_was_said() -> None:
-    assert set(errors_by_place([""], ["red"]).values()) == {None}

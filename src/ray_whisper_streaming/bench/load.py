@@ -12,8 +12,7 @@ from collections.abc import Sequence
 
 from ray_whisper_streaming.api import AsyncLiveStream, AsyncPool
 from ray_whisper_streaming.bench.material import Clip
-from ray_whisper_streaming.bench.scoring import Shown, StreamLog
-from ray_whisper_streaming.core.events import Committed, JobFailed, Partial, StreamFailed
+from ray_whisper_streaming.bench.scoring import StreamLog
 from ray_whisper_streaming.core.jobs import SAMPLE_RATE, Int16Samples
 from ray_whisper_streaming.core.options import StreamOptions
 from ray_whisper_streaming.errors import RayWhisperError
@@ -94,16 +93,5 @@ async def _speak(stream: AsyncLiveStream, audio: Int16Samples, log: StreamLog, s
 
 async def _read(stream: AsyncLiveStream, log: StreamLog, start_s: float) -> None:
     async for event in stream:
-        at_s = time.monotonic() - start_s
-        match event:
-            case Committed():
-                log.shown.append(Shown(at_s, committed=True, words=event.words))
-            case Partial():
-                log.shown.append(Shown(at_s, committed=False, words=event.words))
-            case JobFailed():
-                log.failed_jobs += 1
-            case StreamFailed():
-                log.failure = type(event.error).__name__
-            case _:
-                pass
+        log.record(event, time.monotonic() - start_s)
     log.ended_at_s = time.monotonic() - start_s

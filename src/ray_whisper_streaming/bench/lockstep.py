@@ -7,13 +7,13 @@ pool, whose passes are further apart. Unlike a live run this one gives the same 
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ray_whisper_streaming.bench.material import Clip
-from ray_whisper_streaming.bench.scoring import Shown, StreamLog
-from ray_whisper_streaming.core.events import Committed, Partial, StreamFailed
+from ray_whisper_streaming.bench.scoring import StreamLog
 from ray_whisper_streaming.core.jobs import SAMPLE_RATE, Failure, Job
 from ray_whisper_streaming.core.options import StreamOptions
 from ray_whisper_streaming.core.stream import Stream
@@ -21,6 +21,9 @@ from ray_whisper_streaming.engines.base import Engine
 from ray_whisper_streaming.engines.vad import SileroVad, VadState
 
 __all__ = ["Work", "run_lockstep"]
+
+_stream_numbers = itertools.count(1)
+"""An engine knows streams by their ids, and remembers what it heard of them: no two runs may share one."""
 
 
 @dataclass(slots=True)
@@ -53,6 +56,7 @@ def run_lockstep(
     *,
     step_s: float,
     max_batch_size: int = 8,
+    heard: Callable[[float], None] | None = None,
 ) -> tuple[list[StreamLog], Work]:
     """Play all clips at once, each into a stream of its own.
 
@@ -62,20 +66,19 @@ def run_lockstep(
         options: of all streams.
         step_s: audio between two passes, seconds.
         max_batch_size: jobs given to the engine at once.
+        heard: called after every step with the seconds of audio in it, of all streams together.
 
     Returns:
         One log a stream, in order, and what they cost.
     """
     vad = SileroVad()
-    # Numbered, because an engine knows streams by their ids.
-    players = [_Player(clip, Stream(f"{index}/{clip.name}", options)) for index, clip in enumerate(clips)]
+    players = [_Player(clip, Stream(f"{next(_stream_numbers)}/{clip.name}", options)) for clip in clips]
     work = Work()
     step = round(step_s * SAMPLE_RATE)
     position = 0
     while not all(player.over for player in players):
         position += step
-        for player in players:
-            player.hear(position, vad)
+        new_s = sum(player.hear(position, vad) for player in players)
         # A step may need several rounds: a final job, then the first of the next utterance.
         while jobs := [(player, job) for player in players if (job := player.next_job()) is not None]:
             for first in range(0, len(jobs), max_batch_size):
@@ -91,6 +94,8 @@ def run_lockstep(
                         player.stream.receive_result(outcome)
         for player in players:
             player.write_down(position / SAMPLE_RATE)
+        if heard is not None:
+            heard(new_s)
     return [player.log for player in players], work
 
 
@@ -108,10 +113,11 @@ class _Player:
     def over(self) -> bool:
         return self.log.ended_at_s is not None
 
-    def hear(self, position: int, vad: SileroVad) -> None:
-        """Play the clip up to ``position``."""
+    def hear(self, position: int, vad: SileroVad) -> float:
+        """Play the clip up to ``position``; return the seconds of audio that were new."""
         if self.over:
-            return
+            return 0.0
+        before = self._given
         if self._given < len(self._audio):
             self.stream.receive_audio(self._audio[self._given : position])
             self._given = min(position, len(self._audio))
@@ -119,6 +125,7 @@ class _Player:
                 self.stream.receive_eof()
         while (samples := self.stream.voice_input()) is not None:
             self.stream.receive_voice(vad.score([self._voice], [samples])[0])
+        return (self._given - before) / SAMPLE_RATE
 
     def next_job(self) -> Job | None:
         return None if self.over else self.stream.next_job(now=0.0)
@@ -127,10 +134,6 @@ class _Player:
         """Log what happened in a step; nothing is known before the clip's own end."""
         at_s = min(at_s, len(self._audio) / SAMPLE_RATE)
         for event in self.stream.events():
-            if isinstance(event, (Committed, Partial)):
-                committed = isinstance(event, Committed)
-                self.log.shown.append(Shown(at_s, committed=committed, words=event.words))
-            elif isinstance(event, StreamFailed):
-                self.log.failure = type(event.error).__name__
+            self.log.record(event, at_s)
         if self.stream.over:
             self.log.ended_at_s = at_s

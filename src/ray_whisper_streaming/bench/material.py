@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from ray_whisper_streaming.core.transcript import Word, join_text
 from ray_whisper_streaming.errors import ConfigurationError
 from ray_whisper_streaming.media import decode_file
 
-__all__ = ["Clip", "find_material", "load_clips", "make_material"]
+__all__ = ["Clip", "Entry", "find_material", "load_clip", "load_clips", "make_material", "read_manifest"]
 
 SPEECH_VARIABLE = "RWS_SPEECH_DIR"
 """Environment variable that names a folder of recorded speech with a ``manifest.jsonl``."""
@@ -34,6 +34,23 @@ EDGE_S = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """What a manifest says of a recording.
+
+    Attributes:
+        path: where it is.
+        language: what is spoken, Whisper's code; anything where nothing is.
+        text: everything said in it; empty: no speech.
+        words: the same with times, where they are known.
+    """
+
+    path: Path
+    language: str
+    text: str = field(repr=False)
+    words: tuple[Word, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Clip:
     """Speech, and what is said in it.
 
@@ -42,12 +59,14 @@ class Clip:
         audio: int16 mono 16 kHz, shape (samples,).
         text: everything said in it.
         words: the same with times, where they are known; else empty.
+        language: what is spoken, Whisper's code.
     """
 
     name: str
     audio: Int16Samples = field(repr=False)
     text: str = field(repr=False)
     words: tuple[Word, ...] = field(default=(), repr=False)
+    language: str = "en"
 
     @property
     def seconds(self) -> float:
@@ -89,21 +108,45 @@ def load_clips(folder: Path, language: str = "en") -> list[Clip]:
         AudioError: a file can't be decoded.
     """
     source = _list_of(folder)
-    entries: list[dict[str, Any]] = []
-    if source is not None:
-        text = source.read_text(encoding="utf-8")
-        listed = (
-            json.loads(text) if source.suffix == ".json" else [json.loads(line) for line in text.splitlines()]
-        )
-        for entry in listed:
-            path = source.parent / (entry.get("path") or entry["file"])
-            if entry["language"] == language and path.resolve().is_relative_to(folder.resolve()):
-                entries.append({**entry, "path": path})
-    if any(entry.get("words") for entry in entries):
-        entries = [entry for entry in entries if entry.get("words")]
+    entries = [
+        entry
+        for entry in ([] if source is None else read_manifest(source))
+        if entry.language == language and entry.path.resolve().is_relative_to(folder.resolve())
+    ]
+    if any(entry.words for entry in entries):
+        entries = [entry for entry in entries if entry.words]
     if not entries:
         raise ConfigurationError("audio", str(folder), f"a folder with clips in the language {language!r}")
-    return [_load(entry) for entry in entries]
+    return [load_clip(entry) for entry in entries]
+
+
+def read_manifest(source: Path) -> list[Entry]:
+    """What a manifest lists: one JSON object a line, or (``.json``) a list of them. For their keys see `load_clips`.
+
+    Raises:
+        ConfigurationError: it isn't one; names the line and what is wrong there.
+    """
+    try:
+        text = source.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "no UTF-8"
+        raise ConfigurationError("manifest", str(source), f"a file that can be read ({why})") from error
+    if source.suffix == ".json":
+        listed: Any = _parsed(text, source.name)
+        if not isinstance(listed, list):
+            raise ConfigurationError(source.name, type(listed).__name__, "a list")
+        items = cast("list[Any]", listed)
+        return [_entry(item, f"{source.name}, item {n}", source.parent) for n, item in enumerate(items, 1)]
+    lines = [(f"{source.name}, line {n}", line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+    return [_entry(_parsed(line, where), where, source.parent) for where, line in lines]
+
+
+def load_clip(entry: Entry) -> Clip:
+    """Read the recording of an entry. Raises `AudioError` if it can't be decoded."""
+    audio = np.concatenate(list(decode_file(entry.path)))
+    return Clip(
+        name=entry.path.stem, audio=audio, text=entry.text, words=entry.words, language=entry.language
+    )
 
 
 def make_material(clips: Sequence[Clip], index: int, seconds: float) -> Clip:
@@ -134,12 +177,30 @@ def _list_of(folder: Path) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _load(entry: dict[str, Any]) -> Clip:
-    words = tuple(Word(f" {w['word']}", w["start"], w["end"]) for w in entry.get("words") or ())
-    path: Path = entry["path"]
-    return Clip(
-        name=path.stem, audio=np.concatenate(list(decode_file(path))), text=entry["text"], words=words
-    )
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ConfigurationError(where, f"no JSON: {error}", "a JSON object") from error
+
+
+def _entry(item: Any, where: str, folder: Path) -> Entry:
+    """An entry of a manifest in ``folder``. What it says is told to nobody: it may be private."""
+    if not isinstance(item, dict):
+        raise ConfigurationError(where, type(item).__name__, "a JSON object")
+    found = cast("dict[str, Any]", item)
+    path, language, text = found.get("path") or found.get("file"), found.get("language"), found.get("text")
+    if not (isinstance(path, str) and isinstance(language, str) and isinstance(text, str)):
+        keys = ", ".join(found) or "nothing"
+        raise ConfigurationError(where, keys, "an object with path, language and text, each a string")
+    try:
+        words = tuple(
+            Word(f" {word['word']}", float(word["start"]), float(word["end"]))
+            for word in found.get("words") or ()
+        )
+    except (KeyError, TypeError, ValueError):
+        raise ConfigurationError(where, "words", "a list of objects with word, start and end") from None
+    return Entry(path=folder / path, language=language, text=text, words=words)
 
 
 def _rotated(clips: Sequence[Clip], index: int) -> list[Clip]:
@@ -192,5 +253,9 @@ def _join(name: str, parts: Sequence[Clip]) -> Clip:
         offset_s += part.seconds
     text = " ".join(part.text for part in parts if part.text)
     return Clip(
-        name=name, audio=np.concatenate([part.audio for part in parts]), text=text, words=tuple(words)
+        name=name,
+        audio=np.concatenate([part.audio for part in parts]),
+        text=text,
+        words=tuple(words),
+        language=parts[0].language,
     )

@@ -15,8 +15,8 @@ from ray_whisper_streaming.bench.scoring import (
     measure_lag,
     percentiles,
     score_stream,
-    word_error_rate,
 )
+from ray_whisper_streaming.bench.text_errors import word_error_rate
 from ray_whisper_streaming.pool.base import PoolStats
 
 __all__ = ["COMMIT_LIMIT_S", "holds", "make_row", "make_table", "pool_use"]
@@ -40,7 +40,7 @@ def make_row(
     timed = all(clip.words for clip in materials)
     audio_s = [clip.seconds for clip in materials]
     scores = [
-        score_stream(clip.words if timed else (), log, clip.seconds)
+        score_stream(clip.words if timed else (), log, clip.seconds, language)
         for clip, log in zip(materials, logs, strict=True)
     ]
     commits = [pair for score in scores for pair in score.commit_latencies]

@@ -7,17 +7,24 @@ from the stream's first sample, and words carry seconds of the same time line.
 from __future__ import annotations
 
 import bisect
-import importlib
 import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
+from ray_whisper_streaming.bench.text_errors import counts_letters, extra
+from ray_whisper_streaming.core.events import (
+    Committed,
+    Event,
+    Final,
+    JobFailed,
+    Partial,
+    SpeechEnded,
+    StreamFailed,
+)
 from ray_whisper_streaming.core.transcript import Word, join_text, normalise
 
 __all__ = [
@@ -26,13 +33,12 @@ __all__ = [
     "Shown",
     "StreamLog",
     "StreamScore",
+    "Utterance",
     "align",
     "measure_lag",
-    "errors_by_place",
     "percentiles",
     "score_stream",
     "split_tokens",
-    "word_error_rate",
 ]
 
 SAME_UPDATE_S = 0.02
@@ -49,6 +55,7 @@ MIN_LAG_WORDS = 5
 """Words a third of the run must have for its median to mean anything."""
 
 _TOKEN = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+_LETTER = re.compile(r"[^\W_]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +73,30 @@ class Shown:
     words: tuple[Word, ...] = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Utterance:
+    """Words that were reported as complete.
+
+    Attributes:
+        words: all of them, with the system's own times.
+        shown_at_s: when the first text of it was seen.
+        final_at_s: when it was known to be complete.
+        silent_at_s: when the silence that ended it was noticed; None: it was cut, or the stream's audio ended.
+    """
+
+    words: tuple[Word, ...] = field(repr=False)
+    shown_at_s: float
+    final_at_s: float
+    silent_at_s: float | None = None
+
+
 @dataclass(slots=True)
 class StreamLog:
     """What became of one stream.
 
     Attributes:
         shown: everything its reader saw, in order.
+        utterances: those with words, in order.
         ended_at_s: when its terminal event came; None: it never did.
         failure: the error's type if the stream failed.
         failed_jobs: jobs that failed; the stream tries again.
@@ -79,10 +104,42 @@ class StreamLog:
     """
 
     shown: list[Shown] = field(default_factory=list[Shown])
+    utterances: list[Utterance] = field(default_factory=list[Utterance])
     ended_at_s: float | None = None
     failure: str = ""
     failed_jobs: int = 0
     late_s: list[float] = field(default_factory=list[float])
+    _silent_at_s: list[float] = field(default_factory=list[float], repr=False)
+    _shown_at_s: float | None = field(default=None, repr=False)
+
+    def record(self, event: Event, at_s: float) -> None:
+        """Write down an event that its reader received at ``at_s``."""
+        match event:
+            case Committed() | Partial():
+                committed = isinstance(event, Committed)
+                self.shown.append(Shown(at_s, committed=committed, words=event.words))
+                if event.words and self._shown_at_s is None:
+                    self._shown_at_s = at_s
+            case SpeechEnded():
+                self._silent_at_s.append(at_s)
+            case Final():
+                # Silences come in the order of the utterances that they end, and before their finals.
+                silent_at_s = self._silent_at_s.pop(0) if self._silent_at_s else None
+                if event.words:
+                    utterance = Utterance(
+                        words=event.words,
+                        shown_at_s=at_s if self._shown_at_s is None else self._shown_at_s,
+                        final_at_s=at_s,
+                        silent_at_s=silent_at_s,
+                    )
+                    self.utterances.append(utterance)
+                self._shown_at_s = None
+            case JobFailed():
+                self.failed_jobs += 1
+            case StreamFailed():
+                self.failure = type(event.error).__name__
+            case _:
+                pass
 
     @property
     def committed(self) -> list[Word]:
@@ -153,14 +210,17 @@ class Lag:
         return self.growth_s is None or self.growth_s > LAG_LIMIT_S
 
 
-def split_tokens(words: Sequence[Word]) -> list[Word]:
-    """The words in their bare form (see `normalise`), split at hyphens, without bare punctuation."""
-    return [replace(word, text=normalise(part)) for word in words for part in _TOKEN.findall(word.text)]
+def split_tokens(words: Sequence[Word], language: str = "en") -> list[Word]:
+    """The words in their bare form (see `normalise`), split at hyphens, without bare punctuation; letters, where
+    the language is written without spaces.
+    """
+    pattern = _LETTER if counts_letters(language) else _TOKEN
+    return [replace(word, text=normalise(part)) for word in words for part in pattern.findall(word.text)]
 
 
 def align(reference: Sequence[str], hypothesis: Sequence[str]) -> Alignment:
     """Align two texts with the fewest edits (Levenshtein distance over words)."""
-    jiwer = _extra("jiwer")
+    jiwer = extra("jiwer")
     chunks = jiwer.process_words(" ".join(reference), " ".join(hypothesis)).alignments[0]
     equal: dict[int, int] = {}
     deleted: set[int] = set()
@@ -173,7 +233,9 @@ def align(reference: Sequence[str], hypothesis: Sequence[str]) -> Alignment:
     return Alignment(equal, frozenset(deleted))
 
 
-def score_stream(reference: Sequence[Word], log: StreamLog, audio_s: float) -> StreamScore:
+def score_stream(
+    reference: Sequence[Word], log: StreamLog, audio_s: float, language: str = "en"
+) -> StreamScore:
     """Score one stream.
 
     A word counts as committed (shown) when a word equal to it was, at its place in the text: found by
@@ -185,11 +247,15 @@ def score_stream(reference: Sequence[Word], log: StreamLog, audio_s: float) -> S
             for it; then nothing can be lost.
         log: what the reader saw.
         audio_s: length of the audio.
+        language: what is spoken.
     """
-    spoken = split_tokens(reference or log.committed)
+    spoken = split_tokens(reference or log.committed, language)
     texts = [token.text for token in spoken]
     committed = [
-        (shown.at_s, token) for shown in log.shown if shown.committed for token in split_tokens(shown.words)
+        (shown.at_s, token)
+        for shown in log.shown
+        if shown.committed
+        for token in split_tokens(shown.words, language)
     ]
     final = align(texts, [token.text for _, token in committed])
     first_shown = {index: committed[position][0] for position, index in final.equal.items()}
@@ -198,7 +264,7 @@ def score_stream(reference: Sequence[Word], log: StreamLog, audio_s: float) -> S
     starts = [token.start_s for token in spoken]
     count = position = 0
     for shown in log.shown:
-        tokens = split_tokens(shown.words)
+        tokens = split_tokens(shown.words, language)
         if shown.committed:
             matched = [final.equal[i] for i in range(count, count + len(tokens)) if i in final.equal]
             position = matched[-1] + 1 if matched else position
@@ -244,74 +310,9 @@ def measure_lag(commit_latencies: Sequence[tuple[float, float]], audio_s: float)
     return Lag(slope_s_per_min=slope * 60, growth_s=growth_s)
 
 
-def word_error_rate(
-    references: Sequence[str], hypotheses: Sequence[str], language: str = "en"
-) -> float | None:
-    """Errors per word of the reference over all texts together; None if nothing was said.
-
-    Both sides go through Whisper's own text normaliser, as in its paper (Radford et al., 2022, appendix C).
-    """
-    normaliser = _text_normaliser(language)
-    pairs = [
-        (normaliser(said), normaliser(heard)) for said, heard in zip(references, hypotheses, strict=True)
-    ]
-    if not any(said.strip() for said, _ in pairs):
-        return None
-    score = _extra("jiwer").process_words([said for said, _ in pairs], [heard for _, heard in pairs])
-    return float(score.wer)
-
-
-PLACES = (1, 6, 16, 31, 61, 101)
-"""First words of the parts that `errors_by_place` tells apart."""
-
-
-def errors_by_place(
-    references: Sequence[str], hypotheses: Sequence[str], language: str = "en"
-) -> dict[str, float | None]:
-    """`word_error_rate` of the words from the 1st, the 6th ... of each text on, up to the next of `PLACES`.
-
-    A word too many counts where the word before which it stands does.
-    """
-    normaliser = _text_normaliser(language)
-    words, errors = [0] * len(PLACES), [0] * len(PLACES)
-    for reference, hypothesis in zip(references, hypotheses, strict=True):
-        said: str = normaliser(reference)
-        heard: str = normaliser(hypothesis)
-        count = len(said.split())
-        if not count:
-            continue
-        for place in range(count):
-            words[bisect.bisect(PLACES, place + 1) - 1] += 1
-        for chunk in _extra("jiwer").process_words(said, heard).alignments[0]:
-            if chunk.type == "insert":
-                place = min(chunk.ref_start_idx, count - 1)
-                errors[bisect.bisect(PLACES, place + 1) - 1] += chunk.hyp_end_idx - chunk.hyp_start_idx
-            elif chunk.type != "equal":
-                for place in range(chunk.ref_start_idx, chunk.ref_end_idx):
-                    errors[bisect.bisect(PLACES, place + 1) - 1] += 1
-    return {
-        str(first): wrong / of if of else None for first, wrong, of in zip(PLACES, errors, words, strict=True)
-    }
-
-
 def percentiles(values: Sequence[float], *wanted: int) -> dict[str, float | None]:
     """``{"p50": ..}`` of the values, interpolated; None where there are no values."""
     return {
         f"p{percent}": float(np.percentile(np.asarray(values, np.float64), percent)) if len(values) else None
         for percent in wanted
     }
-
-
-@cache
-def _text_normaliser(language: str) -> Any:
-    if language == "en":
-        return _extra("whisper_normalizer.english").EnglishTextNormalizer()
-    return _extra("whisper_normalizer.basic").BasicTextNormalizer()
-
-
-def _extra(module: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        hint = "scores need the extra `bench`: pip install 'ray-whisper-streaming[bench]'"
-        raise ModuleNotFoundError(hint, name=module) from error

@@ -133,7 +133,7 @@ class Figures:
         if not scored:
             return None
         try:
-            from ray_whisper_streaming.bench.scoring import word_error_rate
+            from ray_whisper_streaming.bench.text_errors import word_error_rate
 
             return word_error_rate([each.reference for each in scored], [each.committed for each in scored])
         except ImportError:  # the extra `bench` is not installed

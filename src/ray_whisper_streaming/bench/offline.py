@@ -1,0 +1,55 @@
+"""The same recordings in one go, with the same model: what it can do, and what live text is measured against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from faster_whisper import WhisperModel
+
+from ray_whisper_streaming.bench.material import Clip
+from ray_whisper_streaming.engines.ctranslate2 import COMPUTE_TYPE, has_gpu
+from ray_whisper_streaming.engines.models import resolve_model
+
+__all__ = ["BEAM_SIZE", "float_samples", "load_whisper", "transcribe_offline"]
+
+BEAM_SIZE = 5
+"""As faster-whisper, and Whisper's paper, have it."""
+
+
+def load_whisper(model: str, device: str = "auto", compute_type: str = "auto") -> WhisperModel:
+    """The model in faster-whisper. Arguments as of `engine_factory_for`. Raises `ModelNotFound`."""
+    if device == "auto":
+        device = "cuda" if has_gpu() else "cpu"
+    if compute_type == "auto":
+        compute_type = COMPUTE_TYPE[device]
+    return WhisperModel(str(resolve_model(model)), device=device, compute_type=compute_type)
+
+
+def transcribe_offline(
+    model: WhisperModel,
+    clips: Sequence[Clip],
+    language: str,
+    heard: Callable[[float], None] | None = None,
+) -> list[str]:
+    """The text of each clip, with faster-whisper's defaults: beam 5, its own fallbacks, no voice filter.
+
+    Args:
+        model: see `load_whisper`.
+        clips: what is transcribed, one after the other.
+        language: of all of them.
+        heard: called with the length of each clip, in seconds, when it is done.
+    """
+    texts: list[str] = []
+    for clip in clips:
+        segments, _ = model.transcribe(float_samples(clip), language=language, beam_size=BEAM_SIZE)
+        texts.append("".join(segment.text for segment in segments))
+        if heard is not None:
+            heard(clip.seconds)
+    return texts
+
+
+def float_samples(clip: Clip) -> npt.NDArray[np.float32]:
+    """Its audio as faster-whisper takes it: float32 of -1 to 1, shape (samples,)."""
+    return clip.audio.astype(np.float32) / 32768.0
