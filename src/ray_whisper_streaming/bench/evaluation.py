@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from ray_whisper_streaming.bench.text_errors import (
     find_edits,
     split_text,
 )
+from ray_whisper_streaming.core.options import StreamOptions
 
 __all__ = ["ClipText", "Figures", "Heard", "Hallucinated", "Spread", "as_row", "summarise"]
 
@@ -91,7 +92,7 @@ class Figures:
 
     Attributes:
         variant: its name.
-        values: the options in which it differs from the defaults.
+        options: of its streams.
         language: what is spoken.
         letters: letters are counted, not words.
         audio_s: audio with speech.
@@ -114,7 +115,7 @@ class Figures:
     """
 
     variant: str
-    values: Mapping[str, Any]
+    options: StreamOptions
     language: str
     letters: bool
     audio_s: float
@@ -138,7 +139,7 @@ class Figures:
 
 def summarise(
     variant: str,
-    values: Mapping[str, Any],
+    options: StreamOptions,
     language: str,
     speech: Sequence[Heard],
     work: Work,
@@ -150,7 +151,7 @@ def summarise(
 
     Args:
         variant: its name.
-        values: its options.
+        options: of its streams.
         language: of the clips.
         speech: clips in which somebody speaks.
         work: what these cost.
@@ -166,7 +167,7 @@ def summarise(
     offline = [count_errors(clip.offline_edits) for clip in clips if clip.offline_edits is not None]
     return Figures(
         variant=variant,
-        values=values,
+        options=options,
         language=language,
         letters=counts_letters(language),
         audio_s=sum(heard.clip.seconds for heard in speech),
@@ -197,7 +198,7 @@ def as_row(figures: Figures) -> dict[str, Any]:
         rates = {"wer": (None, None), "cer": (live, offline)}
     return {
         "variant": figures.variant,
-        "options": dict(figures.values),
+        "options": asdict(figures.options),
         "language": figures.language,
         "words": figures.errors.words,
         "audio_s": figures.audio_s,

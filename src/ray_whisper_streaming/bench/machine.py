@@ -14,9 +14,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ray_whisper_streaming.bench.text_errors import extra
+
 __all__ = ["MemoryPeak", "describe_machine", "resident_mb"]
 
-PACKAGES = ("ray-whisper-streaming", "ctranslate2", "faster-whisper", "numpy", "onnxruntime", "ray")
+PACKAGES = (
+    "ray-whisper-streaming", "ctranslate2", "faster-whisper", "jiwer", "numpy", "onnxruntime", "ray",
+    "whisper-normalizer",
+)  # fmt: skip
 """Packages whose versions may explain a figure."""
 
 SAMPLE_PAUSE_S = 0.5
@@ -36,7 +41,7 @@ def describe_machine() -> dict[str, Any]:
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "memory_gb": round(_psutil().virtual_memory().total / 2**30, 1),
+        "memory_gb": round(extra("psutil").virtual_memory().total / 2**30, 1),
         "gpus": _gpus(),
         "load_average_before": [round(value, 2) for value in os.getloadavg()],
         "system": platform.platform(),
@@ -50,7 +55,7 @@ def resident_mb() -> float:
     """Resident memory of this process and all processes under it, in MB. Pages that they share count for
     each.
     """
-    psutil = _psutil()
+    psutil = extra("psutil")
     me = psutil.Process()
     total = 0
     for process in [me, *me.children(recursive=True)]:
@@ -98,12 +103,3 @@ def _gpus() -> list[str]:
     query = [command, "--query-gpu=name,driver_version", "--format=csv,noheader"]
     done = subprocess.run(query, capture_output=True, text=True, check=False, timeout=30)
     return done.stdout.split("\n")[:-1] if done.returncode == 0 else []
-
-
-def _psutil() -> Any:
-    try:
-        import psutil
-    except ModuleNotFoundError as error:
-        hint = "measuring memory needs the extra `bench`: pip install 'ray-whisper-streaming[bench]'"
-        raise ModuleNotFoundError(hint, name="psutil") from error
-    return psutil

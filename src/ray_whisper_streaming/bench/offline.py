@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -41,9 +42,10 @@ def transcribe_offline(
         language: of all of them.
         heard: called with the length of each clip, in seconds, when it is done.
     """
+    whisper: Any = model  # its types leave some unknown
     texts: list[str] = []
     for clip in clips:
-        segments, _ = model.transcribe(float_samples(clip), language=language, beam_size=BEAM_SIZE)
+        segments, _ = whisper.transcribe(float_samples(clip), language=language, beam_size=BEAM_SIZE)
         texts.append("".join(segment.text for segment in segments))
         if heard is not None:
             heard(clip.seconds)

@@ -163,8 +163,8 @@ def errors_by_place(
 
 
 def check_extra() -> None:
-    """Raise `ModuleNotFoundError`, which says what to install, unless texts can be compared here."""
-    for module in ("jiwer", "whisper_normalizer.basic"):
+    """Raise `ModuleNotFoundError`, which says what to install, unless all of the extra ``bench`` is here."""
+    for module in ("jiwer", "psutil", "whisper_normalizer.basic"):
         extra(module)
 
 

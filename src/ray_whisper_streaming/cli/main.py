@@ -16,7 +16,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 import typer
 
 from ray_whisper_streaming import __version__
-from ray_whisper_streaming.cli import client_commands, keys, pool_commands, server_commands
+from ray_whisper_streaming.cli import client_commands, keys, measure_commands, pool_commands, server_commands
 from ray_whisper_streaming.cli.console import Commands
 
 __all__ = ["app", "run"]
@@ -48,6 +48,7 @@ def main(
 for command in (
     pool_commands.demo,
     pool_commands.transcribe,
+    measure_commands.evaluate,
     client_commands.listen,
     client_commands.top,
     pool_commands.models,

@@ -12,6 +12,7 @@ import typer
 from ray_whisper_streaming import StreamOptions
 from ray_whisper_streaming.cli.console import configure_logging
 from ray_whisper_streaming.cli.options import (
+    ENGLISH_ONLY,
     Backend,
     BackendChoice,
     Channels,
@@ -19,6 +20,7 @@ from ray_whisper_streaming.cli.options import (
     Hotwords,
     Language,
     Model,
+    PolicyChoice,
     Prompt,
     Quiet,
     Rate,
@@ -27,16 +29,13 @@ from ray_whisper_streaming.cli.options import (
     Verbose,
     VoiceActivity,
     Workers,
+    check_model_knows,
 )
 from ray_whisper_streaming.core.jobs import SAMPLE_RATE
 from ray_whisper_streaming.core.options import AUTO
-from ray_whisper_streaming.errors import ConfigurationError
 from ray_whisper_streaming.server.config import ServerConfig
 
 __all__ = ["demo", "models", "pool", "transcribe"]
-
-ENGLISH_ONLY = ".en"
-"""How the names of Whisper's models for English alone end."""
 
 LIVE_INTERVAL_S = StreamOptions().update_interval_s
 
@@ -51,14 +50,6 @@ class FormatChoice(Enum):
     jsonl = "jsonl"
     srt = "srt"
     vtt = "vtt"
-
-
-class PolicyChoice(Enum):
-    """When words are committed."""
-
-    hybrid = "hybrid"
-    cutoff = "cutoff"
-    agreement = "agreement"
 
 
 def demo(
@@ -271,12 +262,7 @@ def models() -> None:
 
 def _stream_options(model: str, **fields: Any) -> StreamOptions:
     """Raises `ConfigurationError`, also for what every stream would say when its first job fails."""
-    if model.endswith(ENGLISH_ONLY):
-        alone = f"as {model} knows English alone; or name a multilingual model: --model base"
-        if fields["language"] not in (AUTO, "en"):
-            raise ConfigurationError("language", fields["language"], f"en or auto, {alone}")
-        if fields.get("task") == "translate":
-            raise ConfigurationError("task", "translate", f"transcribe, {alone}")
+    check_model_knows(model, fields["language"], fields.get("task", "transcribe"))
     return StreamOptions(**fields)
 
 

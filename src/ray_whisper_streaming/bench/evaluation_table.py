@@ -1,0 +1,76 @@
+"""An evaluation as a table: its columns, how figures are written, and the table for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from ray_whisper_streaming.bench.evaluation import Figures
+from ray_whisper_streaming.bench.report import FROM_OWN_TIMES
+
+__all__ = ["COLUMNS", "cells", "make_table", "percent"]
+
+COLUMNS: Mapping[str, str] = {
+    "words": "in the references (letters, where a script has no spaces)",
+    "err. %": "words or letters that are wrong, missing or too many, per one of the reference: WER, or CER",
+    "offl. %": "the same of this model, given each recording in one go",
+    "commit s": "from the end of a word until it was committed: mean and 95th percentile; on a page mean, 50th, 95th, 99th",
+    "first s": "from the start of an utterance until the first text of it was shown: 50th percentile",
+    "end s": "from the end of an utterance until it was reported as complete: 50th percentile",
+    "chg. %": "words shown before they were committed that changed",
+    "dec. s/s": "seconds of audio decoded per second of audio",
+    "false /h": "words committed per hour of recordings without speech",
+}
+"""Columns of the table of figures, and what they mean."""
+
+
+def cells(figures: Figures, *, narrow: bool = False) -> list[str]:
+    """The figures of one row, as `COLUMNS` has them; ``-`` is what was not measured."""
+    commit = figures.commit_latency_s
+    commits_s = (commit.mean, commit.p95) if narrow else (commit.mean, commit.p50, commit.p95, commit.p99)
+    own = "" if figures.word_times or commit.mean is None else "*"
+    offline = figures.offline_errors
+    return [
+        str(figures.errors.words),
+        percent(figures.errors.rate),
+        percent(offline.rate if offline else None),
+        "/".join(_seconds(value) for value in commits_s) + own,
+        _seconds(figures.first_partial_latency_s.p50),
+        _seconds(figures.endpoint_delay_s.p50),
+        percent(figures.partial_words.changed_share),
+        f"{figures.decoded_s / figures.audio_s:.1f}" if figures.audio_s else "-",
+        _whole(figures.hallucinated.words_per_hour),
+    ]
+
+
+def make_table(rows: Sequence[Figures], title: str) -> Table:
+    """A line per variant and language."""
+    own = not all(row.word_times for row in rows)
+    caption = "commit s: mean/p95" + (f"; * against {FROM_OWN_TIMES}: flatters" if own else "")
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, caption=caption)
+    table.add_column("variant", overflow="fold")
+    table.add_column("", no_wrap=True)
+    for name in COLUMNS:
+        table.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True)
+    for row in rows:
+        # Names are the user's: brackets in them are no markup.
+        table.add_row(
+            Text(row.variant), row.language, *cells(row, narrow=True), style="red" if row.failures else None
+        )
+    return table
+
+
+def percent(share: float | None) -> str:
+    """A share, 0 to 1, in per cent."""
+    return "-" if share is None else f"{100 * share:.1f}"
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _whole(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f}"
