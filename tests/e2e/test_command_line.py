@@ -46,9 +46,9 @@ def test_help_loads_no_runtime() -> None:
     program = """
         import sys
         from ray_whisper_streaming.cli.main import app
-        for arguments in (["--help"], ["demo", "--help"], ["serve", "--help"], ["listen", "--help"]):
+        for command in ([], ["demo"], ["serve"], ["listen"], ["evaluate"]):
             try:
-                app(arguments)
+                app([*command, "--help"])
             except SystemExit as end:
                 assert end.code == 0
         heavy = {"av", "ctranslate2", "faster_whisper", "onnx", "onnxruntime", "ray", "torch", "uvicorn"}

@@ -11,14 +11,13 @@ from ray_whisper_streaming.bench.lockstep import Work
 from ray_whisper_streaming.bench.material import Clip
 from ray_whisper_streaming.bench.reading import PartialWords, count_partial_words, measure_turns
 from ray_whisper_streaming.bench.report import FROM_OWN_TIMES, FROM_WORD_TIMES
-from ray_whisper_streaming.bench.scoring import StreamLog, percentiles, score_stream
+from ray_whisper_streaming.bench.scoring import StreamLog, percentiles, score_stream, split_tokens
 from ray_whisper_streaming.bench.text_errors import (
     Edit,
     ErrorCount,
     count_errors,
     counts_letters,
     find_edits,
-    split_text,
 )
 from ray_whisper_streaming.core.options import StreamOptions
 
@@ -242,7 +241,7 @@ def _compare(heard: Heard, language: str) -> ClipText:
 def _hallucinated(silence: Sequence[Heard], language: str) -> Hallucinated:
     return Hallucinated(
         audio_s=sum(heard.clip.seconds for heard in silence),
-        words=sum(len(split_text(heard.log.text, language)) for heard in silence),
+        words=sum(len(split_tokens(heard.log.committed, language)) for heard in silence),
         texts=tuple((heard.clip.name, heard.log.text) for heard in silence if heard.log.text),
     )
 

@@ -98,9 +98,9 @@ def _texts(rows: Sequence[Figures]) -> Iterator[str]:
     """Each clip with its text of every variant."""
     separator = "" if rows[0].letters else " "
     clips = list(zip(*(row.clips for row in rows), strict=True))
-    for texts in sorted(clips, key=_badness, reverse=True):
+    for place, texts in enumerate(sorted(clips, key=_badness, reverse=True)):
         rate = percent(_badness(texts))
-        yield f"<details><summary>{escape(texts[0].name)} <b>{rate} %</b></summary>"
+        yield f"<details{'' if place else ' open'}><summary>{escape(texts[0].name)} <b>{rate} %</b></summary>"
         for row, text in zip(rows, texts, strict=True):
             yield _text(row.variant, text.edits, separator)
         if texts[0].offline_edits is not None:
@@ -178,8 +178,8 @@ table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabul
 th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--edge); text-align: right; }
 th { font-weight: 600; }
 tbody th, th:nth-child(2) { text-align: left; }
-figure { margin: 0; max-width: 46rem; }
-svg { display: block; width: 100%; height: auto; font: 13px system-ui, sans-serif; fill: var(--text); }
+figure { margin: 0; max-width: 34rem; }
+svg { display: block; width: 100%; height: auto; font: 14px system-ui, sans-serif; fill: var(--text); }
 svg .grid { stroke: var(--edge); }
 svg .tick { fill: var(--dim); }
 svg .offline { stroke: var(--more); stroke-width: 2; stroke-dasharray: 6 4; }

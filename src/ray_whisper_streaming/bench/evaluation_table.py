@@ -17,7 +17,7 @@ COLUMNS: Mapping[str, str] = {
     "words": "in the references (letters, where a script has no spaces)",
     "err. %": "words or letters that are wrong, missing or too many, per one of the reference: WER, or CER",
     "offl. %": "the same of this model, given each recording in one go",
-    "commit s": "from the end of a word until it was committed: mean and 95th percentile; on a page mean, 50th, 95th, 99th",
+    "commit s": "from the end of a word until it was committed: mean, 95th percentile (page: mean, 50th, 95th, 99th)",
     "first s": "from the start of an utterance until the first text of it was shown: 50th percentile",
     "end s": "from the end of an utterance until it was reported as complete: 50th percentile",
     "chg. %": "words shown before they were committed that changed",

@@ -7,7 +7,6 @@ pool, whose passes are further apart. Unlike a live run this one gives the same 
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,9 +20,6 @@ from ray_whisper_streaming.engines.base import Engine
 from ray_whisper_streaming.engines.vad import SileroVad, VadState
 
 __all__ = ["Work", "run_lockstep"]
-
-_stream_numbers = itertools.count(1)
-"""An engine knows streams by their ids, and remembers what it heard of them: no two runs may share one."""
 
 
 @dataclass(slots=True)
@@ -72,7 +68,8 @@ def run_lockstep(
         One log a stream, in order, and what they cost.
     """
     vad = SileroVad()
-    players = [_Player(clip, Stream(f"{next(_stream_numbers)}/{clip.name}", options)) for clip in clips]
+    # Numbered, because an engine knows streams by their ids.
+    players = [_Player(clip, Stream(f"{index}/{clip.name}", options)) for index, clip in enumerate(clips)]
     work = Work()
     step = round(step_s * SAMPLE_RATE)
     position = 0

@@ -180,8 +180,8 @@ def _list_of(folder: Path) -> Path | None:
 def _parsed(text: str, where: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
-        raise ConfigurationError(where, f"no JSON: {error}", "a JSON object") from error
+    except json.JSONDecodeError as error:
+        raise ConfigurationError(where, f"no JSON from column {error.colno} on", "a JSON object") from error
 
 
 def _entry(item: Any, where: str, folder: Path) -> Entry:

@@ -9,20 +9,20 @@ from html import escape
 
 __all__ = ["Point", "draw_scatter"]
 
-WIDTH, HEIGHT = 560, 360
+WIDTH, HEIGHT = 460, 320
 """Of the drawing; it is scaled to the page. Small, so that its letters can be read on a phone."""
 
-LEFT, RIGHT, TOP, BOTTOM = 54, 14, 14, 48
+LEFT, RIGHT, TOP, BOTTOM = 58, 14, 14, 50
 """Room around the plot for numbers and titles."""
 
 RADIUS = 5
-LETTER = 7.2
-"""Width of a letter of a label, about; the font has 13 units."""
+LETTER = 8
+"""Width of a letter of a label, about; the font has 14 units."""
 
 LINE = 16
 """Height of a label."""
 
-LONGEST_LABEL = 30
+LONGEST_LABEL = 26
 TICKS = 5
 MARGIN = 0.15
 """Room beyond the outermost values, as a share of their distance."""
@@ -100,10 +100,11 @@ def draw_scatter(
             label = label[: LONGEST_LABEL - 1] + "…"
         box = _place(dot, len(label) * LETTER, taken)
         taken.append(box)
+        place = f'x="{box.left:.1f}"' if box.left > dot.right else f'x="{box.right:.1f}" text-anchor="end"'
         parts.append(
             f"<g><title>{escape(point.details)}</title>"
             f'<circle cx="{x(point.x):.1f}" cy="{y(point.y):.1f}" r="{RADIUS}"/>'
-            f'<text x="{box.left:.1f}" y="{box.bottom - 4:.1f}">{escape(label)}</text></g>'
+            f'<text {place} y="{box.bottom - 4:.1f}">{escape(label)}</text></g>'
         )
     described = escape(f"{y_title} against {x_title}")
     return (
