@@ -6,13 +6,14 @@ import io
 import itertools
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from ray_whisper_streaming.bench.evaluation import Figures, Heard, as_row, summarise
+from ray_whisper_streaming.bench.evaluation import ClipText, Figures, Heard, as_row, summarise
 from ray_whisper_streaming.bench.evaluation_page import render_page
 from ray_whisper_streaming.bench.evaluation_run import choose_entries
 from ray_whisper_streaming.bench.evaluation_table import make_table
@@ -20,6 +21,7 @@ from ray_whisper_streaming.bench.lockstep import Work
 from ray_whisper_streaming.bench.material import Clip, read_manifest
 from ray_whisper_streaming.bench.scatter import LETTER, Point, draw_scatter
 from ray_whisper_streaming.bench.scoring import Shown, StreamLog, Utterance
+from ray_whisper_streaming.bench.text_errors import Edit
 from ray_whisper_streaming.core.jobs import SAMPLE_RATE
 from ray_whisper_streaming.core.options import StreamOptions
 from ray_whisper_streaming.core.transcript import Word
@@ -153,6 +155,17 @@ class TestPage:
         assert "<script" not in page
         assert "alert(&#x27;x&#x27;)" in page
         assert "script" not in Elements(page).tags
+
+    def test_words_are_shown_as_they_are_whatever_their_kind(self):
+        # The normalisers leave no such words; the page doesn't count on it.
+        kinds = ("equal", "substitution", "deletion", "insertion")
+        edits = tuple(Edit(kind, (f"<i>said {kind}",), (f"<i>heard {kind}",)) for kind in kinds)
+        figures = replace(
+            summed(Heard(clip("red"), committed("red"))), clips=(ClipText(name="a", edits=edits),)
+        )
+        page = render_page([figures], {})
+        assert page.count("&lt;i&gt;") == 5
+        assert "i" not in Elements(page).tags
 
     def test_it_loads_nothing(self):
         page = render_page([summed(Heard(clip("red"), committed("red")))], {"model": "tiny.en"})
