@@ -45,6 +45,11 @@ class TestScriptsWithoutSpaces:
     def test_segmentation_and_punctuation_are_no_errors(self):
         assert word_error_rate(["東京は、晴れです。"], ["東京 は 晴れ です"], "ja") == 0.0
 
+    def test_the_script_of_chinese_is_no_error(self):
+        pytest.importorskip("opencc", reason="opencc is not installed")
+        assert word_error_rate(["他们说过桥"], ["他們說過橋"], "zh") == 0.0
+        assert word_error_rate(["图书"], ["圖書"], "ja") == 1.0  # a matter of Chinese alone
+
     def test_other_languages_keep_their_words(self):
         assert split_text("Grüß Gott, Herr Müller!", "de") == ["grüß", "gott", "herr", "müller"]
         assert word_error_rate(["Grüß Gott Herr Müller"], ["Grüß Gott Herr Miller"], "de") == pytest.approx(

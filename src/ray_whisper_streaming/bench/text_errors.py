@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import bisect
 import importlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from typing import Any, Literal, TypeAlias
 
 from ray_whisper_streaming.engines.tokens import LANGUAGES_WITHOUT_SPACES
@@ -31,6 +32,10 @@ __all__ = [
 ]
 
 EditKind: TypeAlias = Literal["equal", "substitution", "deletion", "insertion"]
+
+CHINESE = ("zh", "yue")
+"""Whisper writes them in either script, whatever the reference has: where OpenCC is installed, both sides are mapped to
+simplified characters."""
 
 PLACES = (1, 6, 16, 31, 61, 101)
 """First words of the parts that `errors_by_place` tells apart."""
@@ -93,8 +98,7 @@ def counts_letters(language: str) -> bool:
 
 def split_text(text: str, language: str = "en") -> list[str]:
     """The words (letters, see `counts_letters`) that count, normalised."""
-    normalised: str = _normaliser(language)(text)
-    return normalised.split()
+    return _normaliser(language)(text).split()
 
 
 def find_edits(said: str, heard: str, language: str = "en") -> list[Edit]:
@@ -178,7 +182,11 @@ def extra(module: str) -> Any:
 
 
 @cache
-def _normaliser(language: str) -> Any:
+def _normaliser(language: str) -> Callable[[str], str]:
     if language == "en":
         return extra("whisper_normalizer.english").EnglishTextNormalizer()
-    return extra("whisper_normalizer.basic").BasicTextNormalizer(split_letters=counts_letters(language))
+    basic = extra("whisper_normalizer.basic").BasicTextNormalizer(split_letters=counts_letters(language))
+    if language in CHINESE and find_spec("opencc") is not None:
+        simplified = extra("opencc").OpenCC("t2s").convert
+        return lambda text: basic(simplified(text))
+    return basic
