@@ -53,8 +53,8 @@ def test_memory_of_a_stream(tmp_path):
     done = run("stream_memory.py", "--streams", "20", "--scripted", "--json", str(report))
     assert done.returncode == 0, done.stdout + done.stderr
     (row,) = json.loads(report.read_text())["results"]
-    held_audio_mb = row["audio_s"] * 32_000 / 2**20
-    assert held_audio_mb / 2 < row["held_by_python_mb_per_stream"] < 5
+    assert [count for count, _ in row["points"]] == [0, 5, 10, 15, 20]
+    assert row["audio_mb_per_stream"] / 2 < row["resident_mb_per_stream"] < 5
 
 
 @pytest.mark.model

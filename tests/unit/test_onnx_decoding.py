@@ -286,14 +286,13 @@ def test_the_encoder_gives_keys_and_values_of_each_window():
         assert found.mask.shape[-1] == 32
 
 
-def check_cross(found: CrossCache, row: int, output: np.ndarray) -> None:
+def check_cross(found: CrossCache, row: int, output: np.ndarray, *, atol: float = 1e-4) -> None:
     length = len(output)
     for layer in range(LAYERS):
         key, value = np.split(linear(output, f"decoder/layer_{layer}/attention/linear_1"), 2, axis=1)
         keys, values = found.keys[layer][row], found.values[layer][row]
-        # What is remembered has half the precision.
-        np.testing.assert_allclose(keys[:, :, :length], heads_of(key).transpose(0, 2, 1), atol=4e-3)
-        np.testing.assert_allclose(values[:, :length], heads_of(value), atol=4e-3)
+        np.testing.assert_allclose(keys[:, :, :length], heads_of(key).transpose(0, 2, 1), atol=atol)
+        np.testing.assert_allclose(values[:, :length], heads_of(value), atol=atol)
         assert not keys[:, :, length:].any()
         assert not values[:, length:].any()
 
@@ -316,7 +315,8 @@ def test_a_growing_window_is_encoded_from_where_the_pass_before_left_off(monkeyp
         heard = mel
         output, states = plain_encoder(mel, past)
         source = Source("stream", start, audio[: frames * HOP])
-        check_cross(encoder.run([mel], [source]), 0, output)
+        # What is remembered has 8 bits: half a step of numbers up to 3 is 0.012, and layers add theirs up.
+        check_cross(encoder.run([mel], [source]), 0, output, atol=0.05 if known else 1e-4)
         known = frames // 2 - 4 if frames // 2 >= 11 else 0
         past = [state[:known] for state in states]
 

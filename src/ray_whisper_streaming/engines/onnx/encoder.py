@@ -22,6 +22,12 @@ FAR = np.iinfo(np.int64).max
 OVERLAP = 1
 """Positions computed once more in front of the new ones, and dropped: their convolutions see an edge."""
 
+LEVELS = 127
+"""Levels of 8 bits on each side of zero."""
+
+LEAST_RANGE = 1e-2
+"""Keeps a step among the normal numbers of half precision (6e-5 and more), where all of a head's are nearly zero."""
+
 
 def encoder_graph(weights: WhisperWeights, *, quantise: bool) -> bytes:
     """Mel frames in; each decoder layer's cross-attention keys and values out.
@@ -35,13 +41,16 @@ def encoder_graph(weights: WhisperWeights, *, quantise: bool) -> bytes:
             frames), frames even.
         overlap: how many positions to drop, shape (1,).
         first: where the first new position stands in the window, shape (1,).
-        past_own_0, past_cross_0, ...: keys and values of the positions before, as `own_0` and `cross_0` gave them.
+        past: keys and values of the positions before, shape (past, tensors, 2 * width), as `fresh` gave them.
+        past_steps: what `steps` gave for them, shape (past, tensors, 2 * heads).
 
     Outputs:
         key_0, ...: of the decoder's attention, all positions, shape (1, heads, size, positions).
         value_0, ...: shape (1, heads, positions, size).
-        own_0, cross_0, ...: keys and values of the new positions, in the encoder's own attention and in the
-            decoder's, in half precision, shape (1, positions, 2 * width).
+        fresh: keys and values of the new positions, in each of the encoder's own attentions and of the decoder's,
+            in 8 bits, shape (positions, tensors, 2 * width).
+        steps: what one of those 8 bits' numbers stands for, in the key and in the value of each head, in half
+            precision, shape (positions, tensors, 2 * heads).
     """
     graph = Graph(quantise=quantise, narrow=True)
     tensors = weights.tensors
@@ -62,18 +71,28 @@ def encoder_graph(weights: WhisperWeights, *, quantise: bool) -> bytes:
     hidden = graph.add("Add", hidden, encodings)
     names = [f"encoder/layer_{layer}" for layer in range(weights.layers("encoder"))]
 
-    def behind_past(new: str, name: str) -> str:
-        """The keys and values of all positions, given those of the new ones, which are handed out."""
-        graph.output(graph.cast(new, np.float16), name, np.float16)
-        past = graph.input(f"past_{name}", np.float16, [1, "past", 2 * width])
-        return graph.add("Concat", graph.cast(past, np.float32), new, axis=1)
+    count, parts, size = len(names) + weights.layers("decoder"), 2 * heads, width // heads
+    past = graph.input("past", np.int8, ["past", count, 2 * width])
+    past_steps = graph.input("past_steps", np.float16, ["past", count, parts])
+    kept: list[str] = []
+
+    def behind_past(new: str) -> str:
+        """The keys and values of all positions, given those of the new ones, which are kept."""
+        which = graph.ints(len(kept))
+        kept.append(graph.reshape(new, -1, 1, parts, size))
+        numbers, steps = (
+            graph.reshape(graph.cast(graph.add("Gather", each, which, axis=1), np.float32), -1, parts, length)
+            for each, length in ((past, size), (past_steps, 1))
+        )
+        before = graph.reshape(graph.add("Mul", numbers, steps), 1, -1, 2 * width)
+        return graph.add("Concat", before, new, axis=1)
 
     normed = graph.norm(
         hidden,
         tensors[f"{names[0]}/self_attention/layer_norm/gamma"],
         tensors[f"{names[0]}/self_attention/layer_norm/beta"],
     )
-    for layer, (name, following) in enumerate(zip(names, [*names[1:], None], strict=True)):
+    for name, following in zip(names, [*names[1:], None], strict=True):
         attention, feed = f"{name}/self_attention", f"{name}/ffn"
         query, new = graph.add_many(
             "Split",
@@ -85,7 +104,7 @@ def encoder_graph(weights: WhisperWeights, *, quantise: bool) -> bytes:
         attended = graph.add(
             "MultiHeadAttention",
             query,
-            *graph.halves(behind_past(new, f"own_{layer}")),
+            *graph.halves(behind_past(new)),
             graph.constant(tensors[f"{attention}/linear_0/bias"]),
             domain=FUSED,
             num_heads=heads,
@@ -117,11 +136,26 @@ def encoder_graph(weights: WhisperWeights, *, quantise: bool) -> bytes:
             graph.linear(normed, tensors[f"{name}/weight"], rows="alike"),
             graph.constant(tensors[f"{name}/bias"]),
         )
-        key, value = graph.halves(behind_past(both, f"cross_{layer}"))
+        key, value = graph.halves(behind_past(both))
         shape = (0, 0, weights.decoder_heads, size)
         graph.output(graph.transpose(graph.reshape(key, *shape), 0, 2, 3, 1), f"key_{layer}")
         graph.output(graph.transpose(graph.reshape(value, *shape), 0, 2, 1, 3), f"value_{layer}")
+    numbers, steps = _in_bytes(graph, graph.add("Concat", *kept, axis=1))
+    graph.output(graph.reshape(numbers, -1, count, 2 * width), "fresh", np.int8)
+    graph.output(graph.reshape(steps, -1, count, parts), "steps", np.float16)
     return graph.serialised("encoder")
+
+
+def _in_bytes(graph: Graph, value: str) -> tuple[str, str]:
+    """A value in 8 bits, and what one step stands for: the same for all numbers along the last axis."""
+    ranges = graph.add("ReduceMax", graph.add("Abs", value), graph.ints(-1))
+    steps = graph.add(
+        "Mul", graph.add("Max", ranges, graph.constant(LEAST_RANGE)), graph.constant(1 / LEVELS)
+    )
+    numbers = graph.add(
+        "QuantizeLinear", graph.add("Div", value, steps), graph.constant(1.0), graph.constant(0, np.int8)
+    )
+    return numbers, graph.cast(steps, np.float16)
 
 
 def _convolved(graph: Graph, value: str, weight: Float32, stride: int, rows: Rows) -> str:

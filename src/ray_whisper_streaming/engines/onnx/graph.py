@@ -42,6 +42,7 @@ LEAST_RANGE = 1e-8
 """Keeps the scale of a weight's column finite where all of it is zero."""
 
 KINDS: dict[Any, int] = {
+    np.int8: TensorProto.INT8,
     np.float16: TensorProto.FLOAT16,
     np.float32: TensorProto.FLOAT,
     np.int64: TensorProto.INT64,

@@ -8,16 +8,20 @@ in a window that holds `WHOLE_BELOW`.
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ray_whisper_streaming.engines.backend import SAMPLES_PER_POSITION, Source
 
-__all__ = ["EncoderMemory", "Known"]
+__all__ = ["EncoderMemory", "Known", "Parts"]
 
+Int8 = npt.NDArray[np.int8]
 Float16 = npt.NDArray[np.float16]
 
 SETTLED = 50
@@ -33,13 +37,26 @@ errors where a second settles from the start, 12.3 % with this limit, 12.2 % wit
 encoded anew; of the first five words of each stream 20 %, and 11 % in the other three.)"""
 
 MAX_BYTES = 256 * 2**20
-"""Memory for all streams: a dozen of full windows with tiny.en. Beyond it, windows are encoded whole."""
+"""Memory for all streams: about 50 windows of 18 s with tiny.en. Beyond it, windows are encoded whole."""
 
-GROWTH = 250
-"""Positions by which the room for a stream grows."""
+LONGEST = 1500
+"""Positions of the longest window (30 s)."""
 
 ROUNDS_KEPT = 4
 """A stream not heard of while all others came so many times has ended, or pauses."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Intermediate results, position by position, in 8 bits.
+
+    Attributes:
+        numbers: keys and values of several attentions, shape (positions, tensors, size).
+        steps: what 1 stands for in each part of a tensor, shape (positions, tensors, parts).
+    """
+
+    numbers: Int8
+    steps: Float16
 
 
 @dataclass(slots=True)
@@ -49,13 +66,13 @@ class Known:
     Attributes:
         source: the window it was made of.
         positions: how many are remembered.
-        parts: shape (tensors, room for positions, size).
+        parts: the results, with room for more positions.
         used_at: count of uses of the memory when it was used last.
     """
 
     source: Source
     positions: int
-    parts: Float16
+    parts: Parts = field(repr=False)
     used_at: int = 0
 
 
@@ -65,20 +82,22 @@ class EncoderMemory:
     Args:
         tensors: of a window: keys and values of so many attentions.
         size: numbers in each of them for one position.
+        parts: how many of a tensor have steps of their own.
         max_bytes: for all streams.
     """
 
-    def __init__(self, tensors: int, size: int, max_bytes: int = MAX_BYTES) -> None:
-        self._tensors = tensors
-        self._size = size
+    def __init__(self, tensors: int, size: int, parts: int, max_bytes: int = MAX_BYTES) -> None:
+        self._number_shape, self._step_shape = (tensors, size), (tensors, parts)
+        self._position_bytes = tensors * (size + parts * np.dtype(np.float16).itemsize)
         self._max_bytes = max_bytes
         self._known: OrderedDict[str, Known] = OrderedDict()
         self._uses = 0
+        self.nothing = self._room(0)
 
     @property
     def held_bytes(self) -> int:
         """What is remembered now."""
-        return sum(known.parts.nbytes for known in self._known.values())
+        return sum(known.positions for known in self._known.values()) * self._position_bytes
 
     def recall(self, source: Source | None) -> Known | None:
         """What is known of a window that begins where the stream's last one did, and with the same audio."""
@@ -87,13 +106,13 @@ class EncoderMemory:
             return None
         return known
 
-    def keep(self, source: Source | None, known: Known | None, fresh: list[Float16]) -> None:
+    def keep(self, source: Source | None, known: Known | None, fresh: Parts) -> None:
         """Remember a window.
 
         Args:
             source: the window; None is not remembered.
             known: what `recall` gave for it.
-            fresh: what was made of the positions behind those known; shape (1, positions, size) each.
+            fresh: what was made of the positions behind those known.
         """
         if source is None:
             return
@@ -101,20 +120,19 @@ class EncoderMemory:
         heard = len(source.audio) // SAMPLES_PER_POSITION
         settled = heard - SETTLED if heard >= WHOLE_BELOW else 0
         before = known.positions if known else 0
-        after = max(before, min(settled, before + fresh[0].shape[1]))
-        parts = known.parts if known else self._room(0)
-        if after > parts.shape[1]:
-            larger = self._room(after)
-            larger[:, :before] = parts[:, :before]
-            parts = larger
-        for part, new in zip(parts, fresh, strict=True):
-            part[before:after] = new[0, : after - before]
+        after = max(before, min(settled, before + len(fresh.numbers)))
+        parts = known.parts if known else self._room(LONGEST if after else 0)
+        parts.numbers[before:after] = fresh.numbers[: after - before]
+        parts.steps[before:after] = fresh.steps[: after - before]
         self._known[source.stream_id] = Known(source, after, parts, self._uses)
         self._known.move_to_end(source.stream_id)
         self._make_room(source.stream_id)
 
-    def _room(self, positions: int) -> Float16:
-        return np.empty((self._tensors, -(-positions // GROWTH) * GROWTH, self._size), np.float16)
+    def _room(self, positions: int) -> Parts:
+        return Parts(
+            _pages((positions, *self._number_shape), np.int8),
+            _pages((positions, *self._step_shape), np.float16),
+        )
 
     def _make_room(self, newest: str) -> None:
         """Forget streams that have gone, longest ago first; if there are none, the newest: all have their turn
@@ -136,3 +154,16 @@ def _goes_on(source: Source, known: Known) -> bool:
         and len(source.audio) >= heard
         and np.array_equal(source.audio[:heard], known.source.audio[:heard])
     )
+
+
+def _pages(shape: tuple[int, ...], kind: type[np.generic]) -> npt.NDArray[Any]:
+    """An array of zeros that takes memory where it was written to, and gives it back as soon as nobody needs it.
+
+    Of the allocator that numpy uses, many streams' growing arrays leave gaps that stay with the process.
+    """
+    size = math.prod(shape)
+    if not size:
+        return np.empty(shape, kind)
+    # A mapping of this process alone, which a fork copies and does not share.
+    pages = mmap.mmap(-1, size * np.dtype(kind).itemsize, access=mmap.ACCESS_COPY)
+    return np.frombuffer(pages, kind).reshape(shape)

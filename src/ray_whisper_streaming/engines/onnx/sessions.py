@@ -15,7 +15,7 @@ from ray_whisper_streaming.engines.backend import FRAMES_PER_POSITION, Source
 from ray_whisper_streaming.engines.mel import Float32
 from ray_whisper_streaming.engines.onnx.decoder import decoder_graph
 from ray_whisper_streaming.engines.onnx.encoder import OVERLAP, encoder_graph
-from ray_whisper_streaming.engines.onnx.memory import EncoderMemory, Known
+from ray_whisper_streaming.engines.onnx.memory import EncoderMemory, Known, Parts
 from ray_whisper_streaming.engines.weights import WhisperWeights
 
 __all__ = [
@@ -93,10 +93,8 @@ class Encoder:
         self._layers = range(weights.layers("decoder"))
         self._heads = weights.decoder_heads
         self._width = weights.width
-        own = [f"own_{layer}" for layer in range(weights.layers("encoder"))]
-        self._remembered = [*own, *(f"cross_{layer}" for layer in self._layers)]
-        self._memory = EncoderMemory(len(self._remembered), 2 * weights.width)
-        self._nothing = np.empty((1, 0, 2 * weights.width), np.float16)
+        tensors = weights.layers("encoder") + weights.layers("decoder")
+        self._memory = EncoderMemory(tensors, 2 * weights.width, 2 * weights.encoder_heads)
         # Its threads end with it.
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="encode")
 
@@ -109,7 +107,7 @@ class Encoder:
         encoded = [job.result() for job in jobs]
         encoded += [self._encode(self._together, *window) for window in windows[beside:]]
         for source, before, outputs in zip(sources, known, encoded, strict=True):
-            self._memory.keep(source, before, [outputs[name] for name in self._remembered])
+            self._memory.keep(source, before, Parts(outputs["fresh"], outputs["steps"]))
         return self._side_by_side(encoded)
 
     def _encode(self, session: _Session, mel: Float32, known: Known | None) -> dict[str, Any]:
@@ -123,11 +121,13 @@ class Encoder:
         )
         binding.bind_cpu_input("overlap", np.array([overlap]))
         binding.bind_cpu_input("first", np.array([first]))
-        outputs: dict[str, npt.NDArray[Any]] = {}
-        for index, name in enumerate(self._remembered):
-            past = known.parts[index : index + 1, :first] if known else self._nothing
-            binding.bind_cpu_input(f"past_{name}", past)
-            outputs[name] = np.empty((1, positions - first, 2 * self._width), np.float16)
+        past = known.parts if known else self._memory.nothing
+        binding.bind_cpu_input("past", past.numbers[:first])
+        binding.bind_cpu_input("past_steps", past.steps[:first])
+        outputs: dict[str, npt.NDArray[Any]] = {
+            "fresh": np.empty((positions - first, *past.numbers.shape[1:]), np.int8),
+            "steps": np.empty((positions - first, *past.steps.shape[1:]), np.float16),
+        }
         size = self._width // self._heads
         for layer in self._layers:
             outputs[f"key_{layer}"] = np.empty((1, self._heads, size, positions), np.float32)
