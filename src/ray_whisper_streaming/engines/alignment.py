@@ -6,12 +6,17 @@ tokens, smoothed over time and averaged; dynamic time warping then gives each to
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
+from ray_whisper_streaming.engines.backend import FRAMES_PER_POSITION, SECONDS_PER_POSITION
 from ray_whisper_streaming.engines.mel import Float32
+from ray_whisper_streaming.engines.search import Transcript
+from ray_whisper_streaming.engines.words import Alignment
 
-__all__ = ["first_positions", "token_positions"]
+__all__ = ["aligned_text", "first_positions", "token_positions"]
 
 SMOOTHED_POSITIONS = 7
 """Width of the median filter over time (0.14 s)."""
@@ -21,6 +26,29 @@ LEAST_DEVIATION = 1e-10
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
+
+
+def aligned_text(transcript: Transcript, text: Sequence[int], *, start_tokens: int, frames: int) -> Alignment:
+    """When each token of a text was said.
+
+    Args:
+        transcript: that the text was decoded in.
+        text: its tokens, or what is left of them once loops are cut.
+        start_tokens: of the start sequence.
+        frames: how many mel frames of the window are audio.
+    """
+    kept = _places(transcript.tokens, text)
+    # A token stands where the one before it, which it was predicted from, attended to. The last row is for the end of
+    # text; there is none where the token cap came first.
+    first = start_tokens
+    rows = [*range(first), *(first + place for place in kept), first + kept[-1] + 1]
+    rows = [row for row in rows if row < transcript.attention.shape[1]]
+    positions = max(1, frames // FRAMES_PER_POSITION)
+    found = token_positions(transcript.attention[:, rows], first, positions)
+    if len(found) == len(text):
+        found = np.append(found, positions)
+    probabilities = np.array(transcript.probabilities)[kept]
+    return Alignment(found.astype(np.float64) * SECONDS_PER_POSITION, probabilities)
 
 
 def token_positions(attention: Float32, first_row: int, positions: int) -> Int64:
@@ -104,3 +132,13 @@ def _extremes_outside(values: list[Float32]) -> list[Float32]:
         low, high = np.minimum(moved[place - 1], moved[place]), np.maximum(moved[place - 1], moved[place])
         moved[place - 1], moved[place] = low, high
     return moved
+
+
+def _places(tokens: Sequence[int], text: Sequence[int]) -> list[int]:
+    """Where in ``tokens`` each token of ``text``, which is a part of them in the same order, stands first."""
+    found: list[int] = []
+    place = -1
+    for token in text:
+        place = next(later for later in range(place + 1, len(tokens)) if tokens[later] == token)
+        found.append(place)
+    return found
