@@ -204,11 +204,14 @@ def _variable(reader: _Reader, name: str) -> npt.NDArray[Any]:
 
 
 def _whisper(raw: dict[str, npt.NDArray[Any]], config: dict[str, Any]) -> WhisperWeights:
-    tensors = {
-        name: _dequantised(name, value, raw.get(name + SCALE_SUFFIX))
-        for name, value in raw.items()
-        if value.ndim and not name.endswith(SCALE_SUFFIX)
-    }
+    tensors: dict[str, Float32] = {}
+    # A variable with two names stays one tensor.
+    made: dict[int, Float32] = {}
+    for name, value in raw.items():
+        if value.ndim and not name.endswith(SCALE_SUFFIX):
+            if id(value) not in made:
+                made[id(value)] = _dequantised(name, value, raw.get(name + SCALE_SUFFIX))
+            tensors[name] = made[id(value)]
     for name in ("encoder/conv1/weight", "decoder/embeddings/weight", "decoder/layer_norm/gamma"):
         if name not in tensors:
             raise _Foreign(f"{name} is missing")
