@@ -11,15 +11,6 @@ from hypothesis import strategies as st
 
 pytest.importorskip("torch", reason="needs the extra `torch`")
 
-from ray_whisper_streaming.engines.search import Request, Transcript, decode_with_beams
-from ray_whisper_streaming.engines.torch.cache import Cache
-from ray_whisper_streaming.engines.torch.decoder import Decoder
-from ray_whisper_streaming.engines.torch.encoder import Encoder
-from ray_whisper_streaming.engines.torch.graphs import PlainSteps
-from ray_whisper_streaming.engines.torch.layers import Parameters
-from ray_whisper_streaming.engines.torch.memory import plan_memory, shape_of
-from ray_whisper_streaming.engines.torch.runtime import Tensor, torch
-from ray_whisper_streaming.engines.torch.steps import Chooser, TorchSteps
 from tests.helpers.small_whisper import (
     BANDS,
     END_OF_TEXT,
@@ -34,6 +25,16 @@ from tests.helpers.small_whisper import (
     searched,
     small_windows,
 )
+
+from ray_whisper_streaming.engines.search import Request, Transcript, decode_with_beams
+from ray_whisper_streaming.engines.torch.cache import Cache
+from ray_whisper_streaming.engines.torch.decoder import Decoder
+from ray_whisper_streaming.engines.torch.encoder import Encoder
+from ray_whisper_streaming.engines.torch.graphs import PlainSteps
+from ray_whisper_streaming.engines.torch.layers import Parameters
+from ray_whisper_streaming.engines.torch.memory import plan_memory, shape_of
+from ray_whisper_streaming.engines.torch.runtime import Tensor, torch
+from ray_whisper_streaming.engines.torch.steps import Chooser, TorchSteps
 
 HEARD = [plain_encoder(mel)[0] for mel in small_windows()]
 CPU = torch.device("cpu")

@@ -16,7 +16,7 @@ from typing import Any
 
 __all__ = ["MemoryPeak", "describe_machine", "resident_mb"]
 
-PACKAGES = ("ray-whisper-streaming", "ctranslate2", "faster-whisper", "numpy", "onnxruntime", "ray")
+PACKAGES = ("ray-whisper-streaming", "ctranslate2", "faster-whisper", "numpy", "onnxruntime", "ray", "torch")
 """Packages whose versions may explain a figure."""
 
 SAMPLE_PAUSE_S = 0.5

@@ -91,16 +91,17 @@ class Encoder:
         """
         first, second = self._convolutions
         hidden = functional.gelu(functional.conv1d(mels, first.weight, first.bias, padding=1))
-        mask = None
-        if frames is not None:
-            inside = torch.arange(mels.shape[-1], device=mels.device) < frames[:, None]
-            # The second convolution sees nothing behind a window's end, as if it stood alone.
-            hidden = hidden * inside[:, None]
-            mask = inside[:, None, None, ::FRAMES_PER_POSITION]
+        # No convolution's output within a window reaches behind it, but for the zeros that a lone one sees there too.
         hidden = functional.gelu(
             functional.conv1d(hidden, second.weight, second.bias, stride=FRAMES_PER_POSITION, padding=1)
         ).transpose(1, 2)
         hidden = hidden + self._positions[: hidden.shape[1]]
+        mask = None
+        if frames is not None:
+            inside = (
+                torch.arange(hidden.shape[1], device=hidden.device) < frames[:, None] // FRAMES_PER_POSITION
+            )
+            mask = inside[:, None, None]
         for layer in self._layers:
             queries, keys, values = layer.queries_keys_values(layer.norm(hidden)).chunk(3, dim=-1)
             attended = attend(
