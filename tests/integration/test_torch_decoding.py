@@ -34,7 +34,7 @@ from ray_whisper_streaming.engines.torch.graphs import PlainSteps
 from ray_whisper_streaming.engines.torch.layers import Parameters
 from ray_whisper_streaming.engines.torch.memory import plan_memory, shape_of
 from ray_whisper_streaming.engines.torch.runtime import Tensor, torch
-from ray_whisper_streaming.engines.torch.steps import Chooser, TorchSteps
+from ray_whisper_streaming.engines.torch.steps import Chooser, Stepper, TorchSteps
 
 HEARD = [plain_encoder(mel)[0] for mel in small_windows()]
 CPU = torch.device("cpu")
@@ -52,7 +52,7 @@ class Small:
             self.cache = Cache(
                 shape_of(WEIGHTS), slots=PLAN.slots, rows=PLAN.rows, device=CPU, number_type=torch.float32
             )
-            self.chooser = Chooser(RULES, VOCABULARY, CPU)
+            self.stepper = Stepper(self.decoder, self.cache, Chooser(RULES, VOCABULARY, CPU), PlainSteps())
             self.outputs: list[Tensor] = self.encoder.run(small_windows())
 
     def decode(
@@ -61,7 +61,7 @@ class Small:
         outputs = [self.outputs[row] for row in rows]
         with torch.inference_mode():
             return decode_with_beams(
-                TorchSteps(self.decoder, self.cache, PlainSteps(), self.chooser, outputs),
+                TorchSteps(self.stepper, outputs, suppress_blank=True),
                 asked,
                 beam_size=beam_size,
                 end_of_text=END_OF_TEXT,
@@ -126,6 +126,13 @@ def test_each_row_is_the_same_alone_and_in_any_batch(
         assert transcript.finished == alone.finished
         np.testing.assert_allclose(transcript.probabilities, alone.probabilities, atol=1e-5)
         np.testing.assert_allclose(transcript.attention, alone.attention, atol=1e-5)
+
+
+def test_a_step_of_every_shape_can_be_taken_before_any_text_is_there():
+    with torch.inference_mode():
+        fresh = Small().stepper
+        # 1, 2, 4 and all 5 slots; 4 lengths of texts, 6 of windows.
+        assert fresh.warm_up(beams=2) == 4 * 4 * 6
 
 
 def test_the_plan_counts_the_buffers_to_the_byte(small: Small):

@@ -21,7 +21,7 @@ from ray_whisper_streaming.engines.torch.graphs import CapturedSteps, PlainSteps
 from ray_whisper_streaming.engines.torch.layers import Parameters
 from ray_whisper_streaming.engines.torch.memory import MemoryPlan, shape_of
 from ray_whisper_streaming.engines.torch.runtime import Tensor, on_cpu, torch
-from ray_whisper_streaming.engines.torch.steps import POSITION_BUCKETS, Chooser, TorchSteps, bucket
+from ray_whisper_streaming.engines.torch.steps import POSITION_BUCKETS, Chooser, Stepper, TorchSteps, bucket
 from ray_whisper_streaming.engines.weights import WhisperWeights
 from ray_whisper_streaming.engines.words import Alignment
 
@@ -76,21 +76,25 @@ class TorchBackend:
             )
             tokenizer = self.tokenizer("en", "transcribe")
             self._end_of_text, self._start = tokenizer.eot, tokenizer.sot_sequence[0]
-            # By whether blanks may not stand first.
-            self._choosers = {
-                suppress_blank: Chooser(
-                    TokenRules(
-                        end_of_text=tokenizer.eot,
-                        no_speech=vocabulary.no_speech,
-                        suppressed=np.array(vocabulary.suppressed),
-                        blanks=np.array(weights.blank_ids if suppress_blank else (), np.intp),
-                    ),
-                    weights.vocabulary,
-                    device,
-                )
-                for suppress_blank in (True, False)
-            }
-        self._runner = CapturedSteps() if device.type == "cuda" else PlainSteps()
+            rules = TokenRules(
+                end_of_text=tokenizer.eot,
+                no_speech=vocabulary.no_speech,
+                suppressed=np.array(vocabulary.suppressed),
+                blanks=np.array(weights.blank_ids, np.intp),
+            )
+            self._stepper = Stepper(
+                self._decoder,
+                self._cache,
+                Chooser(rules, weights.vocabulary, device),
+                CapturedSteps() if device.type == "cuda" else PlainSteps(),
+            )
+
+    def warm_up(self, beam_size: int) -> int:
+        """Record a step of each shape, and say how many there are; a CPU has nothing to record."""
+        if self._device.type == "cpu":
+            return 0
+        with torch.inference_mode():
+            return self._stepper.warm_up(beam_size)
 
     def encode(self, mels: Sequence[Float32], sources: Sequence[Source | None]) -> EncodedWindows:
         """See `Backend.encode`. Earlier passes are not gone by."""
@@ -150,13 +154,7 @@ class TorchBackend:
             for first in range(0, len(requests), at_once):
                 piece = slice(first, first + at_once)
                 encoded.transcripts += decode_with_beams(
-                    TorchSteps(
-                        self._decoder,
-                        self._cache,
-                        self._runner,
-                        self._choosers[suppress_blank],
-                        encoded.outputs[piece],
-                    ),
+                    TorchSteps(self._stepper, encoded.outputs[piece], suppress_blank=suppress_blank),
                     requests[piece],
                     beam_size=beam_size,
                     end_of_text=self._end_of_text,

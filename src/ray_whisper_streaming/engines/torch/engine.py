@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from ray_whisper_streaming.engines.window_engine import LoadedModel, WindowEngin
 from ray_whisper_streaming.errors import ConfigurationError, ModelNotFound
 
 __all__ = ["COMPUTE_TYPES", "TorchEngine"]
+
+_log = logging.getLogger(__name__)
 
 NAME = "torch"
 
@@ -95,6 +98,9 @@ class TorchEngine(WindowEngine[EncodedWindows]):
         backend = TorchBackend(
             weights, vocabulary, plan, device=torch.device(device), number_type=number_type
         )
+        started = self._clock()
+        shapes = backend.warm_up(beam_size=1)
+        _log.info("recorded %d shapes of a step in %.1f s; %s", shapes, self._clock() - started, plan)
         return LoadedModel(
             backend=backend,
             device=device,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +16,12 @@ from ray_whisper_streaming.engines.torch.graphs import StepRunner
 from ray_whisper_streaming.engines.torch.memory import MAX_POSITIONS, TEXT_POSITIONS
 from ray_whisper_streaming.engines.torch.runtime import Tensor, on_cpu, torch
 
-__all__ = ["Chooser", "TorchSteps", "bucket"]
+__all__ = ["POSITION_BUCKETS", "Chooser", "Stepper", "TorchSteps", "bucket"]
 
 TEXT_BUCKETS = (64, 128, 256, TEXT_POSITIONS)
 POSITION_BUCKETS = (256, 512, 768, 1024, 1280, MAX_POSITIONS)
 """What a step looks at of texts and windows, in tokens and positions: a graph is recorded for each shape that comes,
-and what is looked at in vain costs time. So these are few but not too far apart; slots are powers of two."""
+and what is looked at in vain costs time. So these are few but not too far apart, as sizes of batches are."""
 
 Float64 = npt.NDArray[np.float64]
 
@@ -40,21 +41,26 @@ class Chooser:
         forbidden = np.zeros(vocabulary, np.bool_)
         forbidden[rules.suppressed] = True
         forbidden[rules.end_of_text + 1 :] = True
-        forbidden_first = forbidden.copy()
-        forbidden_first[rules.blanks] = True
-        self._forbidden, self._forbidden_first = (
-            torch.from_numpy(mask).to(device) for mask in (forbidden, forbidden_first)
+        with_blanks = forbidden.copy()
+        with_blanks[rules.blanks] = True
+        self._forbidden, self._with_blanks = (
+            torch.from_numpy(mask).to(device) for mask in (forbidden, with_blanks)
         )
 
-    def best(self, scores: Tensor, count: int, *, first: bool = False) -> Tensor:
+    def best(self, scores: Tensor, count: int, *, blanks: bool = True) -> Tensor:
         """The likeliest ``count`` tokens behind each row of scores, shape (rows, vocabulary).
+
+        Args:
+            scores: float32.
+            count: how many.
+            blanks: whether they may be among them.
 
         Returns:
             tokens, their probabilities among all words, and the logarithms of those among what may be chosen; shape
             (3, rows, count), float32, which holds a token's number exactly: one array is one copy to the CPU.
         """
         words = scores[:, : self._words].logsumexp(dim=1, keepdim=True)
-        forbidden = self._forbidden_first if first else self._forbidden
+        forbidden = self._forbidden if blanks else self._with_blanks
         free = scores.masked_fill(forbidden, float("-inf"))
         found, tokens = free.topk(count, dim=1)
         return torch.stack(
@@ -66,6 +72,48 @@ class Chooser:
         return (scores[:, self._no_speech] - scores.logsumexp(dim=1)).exp()
 
 
+class Stepper:
+    """Takes steps of any shape over one cache.
+
+    Args:
+        decoder: of the model.
+        cache: for the batch.
+        chooser: of tokens.
+        runner: of what is computed.
+    """
+
+    def __init__(self, decoder: Decoder, cache: Cache, chooser: Chooser, runner: StepRunner) -> None:
+        self.decoder, self.cache, self.chooser = decoder, cache, chooser
+        self._runner = runner
+
+    def step(self, *, windows: int, beams: int, tokens: int, positions: int) -> tuple[Tensor, Tensor]:
+        """See `Decoder.step`: for each row, `Chooser.best` and the alignment heads' attention, shape (rows, alignment
+        heads, positions). Good until the next step.
+        """
+
+        def compute() -> tuple[Tensor, ...]:
+            hidden, attention = self.decoder.step(
+                self.cache, windows=windows, beams=beams, tokens=tokens, positions=positions
+            )
+            best = self.chooser.best(self.decoder.scores(hidden.flatten(0, 1)), candidate_count(beams))
+            return best, attention.transpose(1, 2).flatten(0, 1)
+
+        best, attention = self._runner.run((windows, beams, tokens, positions), compute)
+        return best, attention
+
+    def warm_up(self, beams: int) -> int:
+        """Take a step of each shape there is for so many beams, so that a later one is recorded already.
+
+        Returns:
+            how many shapes there are.
+        """
+        sizes = {batch_size(count, self.cache.slots) for count in range(1, self.cache.slots + 1)}
+        shapes = [(*each, text) for each in product(sorted(sizes), POSITION_BUCKETS) for text in TEXT_BUCKETS]
+        for windows, positions, tokens in shapes:
+            self.step(windows=windows, beams=beams, tokens=tokens, positions=positions)
+        return len(shapes)
+
+
 class TorchSteps:
     """Satisfies `engines.search.Steps`. A cache serves one of these at a time.
 
@@ -73,23 +121,16 @@ class TorchSteps:
     stand behind it are then moved.
 
     Args:
-        decoder: of the model.
-        cache: for the batch.
-        runner: of steps.
-        chooser: of tokens.
+        stepper: over the cache.
         outputs: what the encoder made of each window, shape (positions, width).
+        suppress_blank: whether an answer may not begin with a blank.
     """
 
-    def __init__(
-        self,
-        decoder: Decoder,
-        cache: Cache,
-        runner: StepRunner,
-        chooser: Chooser,
-        outputs: Sequence[Tensor],
-    ) -> None:
-        self._decoder, self._cache, self._runner, self._chooser = decoder, cache, runner, chooser
+    def __init__(self, stepper: Stepper, outputs: Sequence[Tensor], *, suppress_blank: bool) -> None:
+        self._stepper = stepper
+        self._decoder, self._cache, self._chooser = stepper.decoder, stepper.cache, stepper.chooser
         self._outputs = outputs
+        self._suppress_blank = suppress_blank
         self._window_lengths = [len(output) for output in outputs]
         self._beams = 1
         # The rows not done, the slot of each, and how many tokens its text has.
@@ -126,7 +167,9 @@ class TorchSteps:
         ends = torch.tensor(self._text_lengths, device=device) - 1
         no_speech = self._chooser.no_speech(self._decoder.scores(hidden[every, starts]))
         best = self._chooser.best(
-            self._decoder.scores(hidden[every, ends]), candidate_count(beam_size), first=True
+            self._decoder.scores(hidden[every, ends]),
+            candidate_count(beam_size),
+            blanks=not self._suppress_blank,
         )
         return _candidates(best, len(texts)), on_cpu(no_speech).astype(np.float64)
 
@@ -149,17 +192,7 @@ class TorchSteps:
         self._text_lengths = [length + 1 for length in self._text_lengths]
         text = bucket(max(self._text_lengths), TEXT_BUCKETS)
         positions = bucket(max(self._window_lengths[row] for row in self._live), POSITION_BUCKETS)
-        count = candidate_count(beams)
-
-        def compute() -> tuple[Tensor, ...]:
-            hidden, attention = self._decoder.step(
-                cache, windows=windows, beams=beams, tokens=text, positions=positions
-            )
-            best = self._chooser.best(self._decoder.scores(hidden.flatten(0, 1)), count)
-            return best, attention.transpose(1, 2).flatten(0, 1)
-
-        shape = (id(self._chooser), windows, beams, text, positions)
-        best, attention = self._runner.run(shape, compute)
+        best, attention = self._stepper.step(windows=windows, beams=beams, tokens=text, positions=positions)
         cache.attention[step, : windows * beams, :, :positions] = attention
         self._history.append(dict(zip(self._live, self._slots, strict=True)))
         found = _candidates(best, windows)
@@ -195,13 +228,18 @@ class TorchSteps:
         Returns:
             the slots of that batch.
         """
-        windows = min(1 << (len(self._slots) - 1).bit_length(), self._cache.slots)
+        windows = batch_size(len(self._slots), self._cache.slots)
         behind = [slot for slot in self._slots if slot >= windows]
         free = sorted({*range(windows)} - {*self._slots})[: len(behind)]
         self._cache.move(behind, free, beams=self._beams, tokens=max(self._text_lengths))
         moved = dict(zip(behind, free, strict=True))
         self._slots = [moved.get(slot, slot) for slot in self._slots]
         return windows
+
+
+def batch_size(rows: int, slots: int) -> int:
+    """How many slots are computed for so many rows: a power of two, or all there are."""
+    return min(1 << (rows - 1).bit_length(), slots)
 
 
 def bucket(wanted: int, buckets: Sequence[int]) -> int:
