@@ -237,7 +237,7 @@ def check_transcript(transcript: Transcript, request: Request, heard: np.ndarray
     chances, attention = plain_decoder(fed, heard)
     assert transcript.no_speech_probability == pytest.approx(chances[request.start, NO_SPEECH], abs=1e-5)
     # Each beam has its own past and the attention of that.
-    seen = transcript.attention
+    seen = np.asarray(transcript.attention)
     assert len(request.prompt) - request.start <= seen.shape[1] <= len(fed) - request.start
     wanted = attention[:, request.start :][:, : seen.shape[1]]
     np.testing.assert_allclose(seen[:, :, : LENGTHS[row] // 2], wanted, atol=1e-5)

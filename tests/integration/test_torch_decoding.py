@@ -26,7 +26,9 @@ from tests.helpers.small_whisper import (
     small_windows,
 )
 
+from ray_whisper_streaming.engines import alignment
 from ray_whisper_streaming.engines.search import Request, Transcript, decode_with_beams
+from ray_whisper_streaming.engines.torch.alignment import attention_costs
 from ray_whisper_streaming.engines.torch.cache import Cache
 from ray_whisper_streaming.engines.torch.decoder import Decoder
 from ray_whisper_streaming.engines.torch.encoder import Encoder
@@ -126,6 +128,18 @@ def test_each_row_is_the_same_alone_and_in_any_batch(
         assert transcript.finished == alone.finished
         np.testing.assert_allclose(transcript.probabilities, alone.probabilities, atol=1e-5)
         np.testing.assert_allclose(transcript.attention, alone.attention, atol=1e-5)
+
+
+@given(heads=st.integers(1, 4), tokens=st.integers(1, 12), length=st.integers(1, 40), first=st.integers(0, 3))
+def test_the_costs_of_an_alignment_are_those_of_the_other_engines(
+    heads: int, tokens: int, length: int, first: int
+):
+    first = min(first, tokens - 1)
+    generator = np.random.default_rng(heads * tokens * length)
+    attention = generator.random((heads, tokens, 40)).astype(np.float32)
+    wanted = alignment.attention_costs(attention, first, length)
+    found = attention_costs(torch.from_numpy(attention), first, length)
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
 def test_a_step_of_every_shape_can_be_taken_before_any_text_is_there():

@@ -6,7 +6,8 @@ tokens, smoothed over time and averaged; dynamic time warping then gives each to
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,14 @@ from ray_whisper_streaming.engines.mel import Float32
 from ray_whisper_streaming.engines.search import Transcript
 from ray_whisper_streaming.engines.words import Alignment
 
-__all__ = ["aligned_text", "first_positions", "token_positions"]
+__all__ = [
+    "LEAST_DEVIATION",
+    "SMOOTHED_POSITIONS",
+    "aligned_text",
+    "attention_costs",
+    "first_positions",
+    "token_positions",
+]
 
 SMOOTHED_POSITIONS = 7
 """Width of the median filter over time (0.14 s)."""
@@ -28,7 +36,14 @@ Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
 
 
-def aligned_text(transcript: Transcript, text: Sequence[int], *, start_tokens: int, frames: int) -> Alignment:
+def aligned_text(
+    transcript: Transcript,
+    text: Sequence[int],
+    *,
+    start_tokens: int,
+    frames: int,
+    costs: Callable[[Any, int, int], Float64] | None = None,
+) -> Alignment:
     """When each token of a text was said.
 
     Args:
@@ -36,6 +51,7 @@ def aligned_text(transcript: Transcript, text: Sequence[int], *, start_tokens: i
         text: its tokens, or what is left of them once loops are cut.
         start_tokens: of the start sequence.
         frames: how many mel frames of the window are audio.
+        costs: `attention_costs` for the attention of another runtime.
     """
     kept = _places(transcript.tokens, text)
     # A token stands where the one before it, which it was predicted from, attended to. The last row is for the end of
@@ -44,7 +60,7 @@ def aligned_text(transcript: Transcript, text: Sequence[int], *, start_tokens: i
     rows = [*range(first), *(first + place for place in kept), first + kept[-1] + 1]
     rows = [row for row in rows if row < transcript.attention.shape[1]]
     positions = max(1, frames // FRAMES_PER_POSITION)
-    found = token_positions(transcript.attention[:, rows], first, positions)
+    found = first_positions((costs or attention_costs)(transcript.attention[:, rows], first, positions))
     if len(found) == len(text):
         found = np.append(found, positions)
     probabilities = np.array(transcript.probabilities)[kept]
@@ -52,7 +68,12 @@ def aligned_text(transcript: Transcript, text: Sequence[int], *, start_tokens: i
 
 
 def token_positions(attention: Float32, first_row: int, positions: int) -> Int64:
-    """The first position of audio of each token.
+    """The first position of audio of each token: rising, shape (tokens - first_row,); see `attention_costs`."""
+    return first_positions(attention_costs(attention, first_row, positions))
+
+
+def attention_costs(attention: Float32, first_row: int, positions: int) -> Float64:
+    """What it costs to say that a token was said at a position.
 
     Args:
         attention: shape (alignment heads, tokens, positions of the window), each row a distribution.
@@ -60,14 +81,14 @@ def token_positions(attention: Float32, first_row: int, positions: int) -> Int64
         positions: how many of the window's positions are audio.
 
     Returns:
-        rising, shape (tokens - first_row,).
+        shape (tokens - first_row, positions).
     """
     real = attention[:, :, :positions].astype(np.float32)
     real = real / np.maximum(real.sum(axis=2, keepdims=True), LEAST_DEVIATION)
     centred = real - real.mean(axis=1, keepdims=True)
     deviation = np.sqrt(np.square(centred).mean(axis=1, keepdims=True))
     normalised = centred / np.maximum(deviation, LEAST_DEVIATION)
-    return first_positions(-_smoothed(normalised[:, first_row:]).mean(axis=0, dtype=np.float64))
+    return -_smoothed(normalised[:, first_row:]).mean(axis=0, dtype=np.float64)
 
 
 def first_positions(costs: Float64) -> Int64:

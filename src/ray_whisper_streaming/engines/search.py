@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from ray_whisper_streaming.engines.loops import is_looping
-from ray_whisper_streaming.engines.mel import Float32
 
 __all__ = [
     "Candidates",
@@ -79,7 +78,8 @@ class Transcript:
         no_speech_probability: of the no-speech token at the start of transcript.
         path: which of the row's beams it was at each step.
         finished: whether the model ended it.
-        attention: of the alignment heads from the start of transcript on, shape (alignment heads, tokens, positions).
+        attention: of the alignment heads from the start of transcript on, shape (alignment heads, tokens, positions);
+            an array of the runtime's.
     """
 
     tokens: list[int]
@@ -87,7 +87,7 @@ class Transcript:
     no_speech_probability: float
     path: list[int] = field(default_factory=list[int])
     finished: bool = False
-    attention: Float32 = field(default_factory=lambda: np.empty((0, 0, 0), np.float32), repr=False)
+    attention: Any = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ class Steps(Protocol):
         """
         ...
 
-    def attention(self, paths: Sequence[Sequence[int]]) -> list[Float32]:
+    def attention(self, paths: Sequence[Sequence[int]]) -> Sequence[Any]:
         """`Transcript.attention` of each row that was begun with, given the path of one of its beams."""
         ...
 

@@ -14,6 +14,7 @@ from ray_whisper_streaming.engines.mel import Float32
 from ray_whisper_streaming.engines.search import Request, TokenRules, Transcript, decode_with_beams
 from ray_whisper_streaming.engines.tokenizers import Vocabulary
 from ray_whisper_streaming.engines.tokens import TextTokenizer
+from ray_whisper_streaming.engines.torch.alignment import attention_costs
 from ray_whisper_streaming.engines.torch.cache import Cache
 from ray_whisper_streaming.engines.torch.decoder import Decoder
 from ray_whisper_streaming.engines.torch.encoder import Encoder
@@ -169,10 +170,11 @@ class TorchBackend:
         frames: Sequence[int],
     ) -> list[Alignment]:
         """See `Backend.align`. The start sequence counts by its length alone."""
-        return [
-            aligned_text(one, text, start_tokens=len(start_sequence), frames=count)
-            for one, text, count in zip(encoded.transcripts, texts, frames, strict=True)
-        ]
+        with torch.inference_mode():
+            return [
+                aligned_text(one, text, start_tokens=len(start_sequence), frames=count, costs=attention_costs)
+                for one, text, count in zip(encoded.transcripts, texts, frames, strict=True)
+            ]
 
     def tokenizer(self, language: str, task: Task) -> TextTokenizer:
         """See `Backend.tokenizer`."""

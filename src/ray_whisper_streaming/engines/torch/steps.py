@@ -8,7 +8,6 @@ from itertools import product
 import numpy as np
 import numpy.typing as npt
 
-from ray_whisper_streaming.engines.mel import Float32
 from ray_whisper_streaming.engines.search import Candidates, Request, TokenRules, candidate_count
 from ray_whisper_streaming.engines.torch.cache import Cache
 from ray_whisper_streaming.engines.torch.decoder import Decoder
@@ -200,16 +199,16 @@ class TorchSteps:
             found.tokens[self._slots], found.probabilities[self._slots], found.logarithms[self._slots]
         )
 
-    def attention(self, paths: Sequence[Sequence[int]]) -> list[Float32]:
-        """See `Steps.attention`."""
+    def attention(self, paths: Sequence[Sequence[int]]) -> list[Tensor]:
+        """See `Steps.attention`. It stays on the device, as a copy."""
         found: list[Tensor] = []
         for row, (begun, path) in enumerate(zip(self._begun, paths, strict=True)):
             rows = [slots[row] * self._beams + beam for slots, beam in zip(self._history, path, strict=False)]
             steps = torch.arange(len(rows), device=self._cache.device)
             stepped = self._cache.attention[steps, torch.tensor(rows, dtype=torch.int64, device=steps.device)]
             whole = torch.cat((begun, stepped.transpose(0, 1)[..., : begun.shape[-1]]), dim=1)
-            found.append(whole[..., : self._window_lengths[row]].contiguous())
-        return [on_cpu(one) for one in found]
+            found.append(whole[..., : self._window_lengths[row]])
+        return found
 
     def _follow(self, parents: Sequence[Sequence[int]]) -> None:
         """Have each beam go on from its parent's text."""
