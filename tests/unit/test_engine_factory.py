@@ -1,0 +1,27 @@
+"""Which engine a name stands for where PyTorch is not installed."""
+
+from __future__ import annotations
+
+import pytest
+
+from ray_whisper_streaming.engines import factory
+from ray_whisper_streaming.engines.onnx.engine import OnnxEngine
+from ray_whisper_streaming.errors import ConfigurationError
+
+
+@pytest.fixture(autouse=True)
+def no_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(factory, "find_spec", lambda name: None)
+    monkeypatch.setattr("ray_whisper_streaming.engines.ctranslate2.has_gpu", lambda: False)
+
+
+def test_its_engine_says_what_to_install_where_it_would_be_made():
+    # The caller needs no PyTorch: the worker does.
+    make = factory.engine_factory_for("torch", model="tiny.en")
+    with pytest.raises(ConfigurationError, match="pip install") as caught:
+        make()
+    assert caught.value.field == "engine"
+
+
+def test_auto_is_what_it_was():
+    assert isinstance(factory.engine_factory_for("auto", model="tiny.en")(), OnnxEngine)
