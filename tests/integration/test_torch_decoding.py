@@ -47,6 +47,8 @@ class Small:
     """All parts of the engine over the small model, kept from test to test as a worker keeps them from job to job."""
 
     def __init__(self) -> None:
+        # For so small a model, threads would only wait for each other.
+        torch.set_num_threads(1)
         with torch.inference_mode():
             parameters = Parameters(WEIGHTS, CPU, torch.float32)
             self.encoder = Encoder(parameters, batch=2)
@@ -83,6 +85,7 @@ def small() -> Small:
 def test_windows_are_encoded_side_by_side_as_each_would_be_alone(lengths: list[int], batch: int):
     generator = np.random.default_rng(sum(lengths))
     mels = [generator.normal(size=(BANDS, 2 * length)).astype(np.float32) for length in lengths]
+    torch.set_num_threads(1)
     with torch.inference_mode():
         found = Encoder(Parameters(WEIGHTS, CPU, torch.float32), batch=batch).run(mels)
     for mel, output in zip(mels, found, strict=True):
