@@ -69,7 +69,8 @@ def make_recognizer(
             Ray cluster (``ray-whisper pool``, or a pool with a ``name``); of the options below only ``name`` counts.
         device: ``"cpu"``, ``"cuda"``, or ``"auto"``: CUDA where the worker has it.
         compute_type: CTranslate2's name for the numbers computed with; ``"auto"``: int8 on a CPU, float16 on CUDA.
-        engine: ``"ctranslate2"``; ``"onnxruntime"``: on CPUs, in less time; ``"auto"``: what fits the worker's device.
+        engine: ``"ctranslate2"``; ``"onnxruntime"``: on CPUs, in less time; ``"torch"``: on GPUs, with the extra
+            ``torch``; ``"auto"``: what fits the worker's device.
         workers: how many; None: one per GPU, or one using all cores.
         max_worker_count: at most so many.
         gpu_share: the part of a Ray cluster's GPUs that this pool may take, where it has others beside it.

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib import resources
 
 import pytest
+
+from ray_whisper_streaming.bench.material import Clip, find_material, load_clips
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +17,10 @@ def ray_cluster() -> Iterator[None]:
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def samples() -> list[Clip]:
+    """The recordings that come with the package."""
+    with resources.as_file(resources.files("ray_whisper_streaming") / "samples") as folder:
+        return load_clips(find_material(folder))

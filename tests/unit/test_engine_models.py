@@ -66,8 +66,9 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-def test_a_folder_is_taken_as_it_is(tmp_path: Path):
-    (tmp_path / "model.bin").write_bytes(b"x")
+@pytest.mark.parametrize("file", ["model.bin", "model.safetensors"])
+def test_a_folder_is_taken_as_it_is(tmp_path: Path, file: str):
+    (tmp_path / file).write_bytes(b"x")
     assert models.resolve_model(str(tmp_path)) == tmp_path
 
 

@@ -259,6 +259,18 @@ def test_when_the_runtime_fails_only_the_job_it_fails_on_is_lost():
     assert "out of memory" in str(second.error)
 
 
+def test_a_batch_that_fails_is_decoded_in_halves():
+    backend = StrictBackend()
+    engine = make(backend, max_batch_size=8)
+    jobs = [job(name) for name in "abcdefgh"]
+    poisoned = text(engine.transcribe(jobs)[2])
+    backend.poison = lambda value: f" row {value:.0f}".split() == poisoned.split()
+    backend.encoded.clear()
+    outcomes = engine.transcribe(jobs)
+    assert [isinstance(outcome, Failure) for outcome in outcomes].index(True) == 2
+    assert [shape[0] for shape in backend.encoded] == [8, 4, 2, 2, 1, 1, 4]
+
+
 # Never the same letter twice: only the cap ends it.
 ENDLESS = " " + "".join(chr(0x4E00 + index) for index in range(500))
 

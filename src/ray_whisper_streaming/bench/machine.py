@@ -19,7 +19,7 @@ from ray_whisper_streaming.bench.text_errors import extra
 __all__ = ["MemoryPeak", "describe_machine", "resident_mb"]
 
 PACKAGES = (
-    "ray-whisper-streaming", "ctranslate2", "faster-whisper", "jiwer", "numpy", "onnxruntime", "opencc", "ray",
+    "ray-whisper-streaming", "ctranslate2", "faster-whisper", "jiwer", "numpy", "onnxruntime", "opencc", "ray", "torch",
     "whisper-normalizer",
 )  # fmt: skip
 """Packages whose versions may explain a figure."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from importlib.util import find_spec
 from typing import Literal, TypeAlias, get_args
 
 from ray_whisper_streaming.engines.base import Engine, EngineFactory
@@ -10,7 +11,9 @@ from ray_whisper_streaming.errors import ConfigurationError
 
 __all__ = ["EngineName", "engine_factory_for"]
 
-EngineName: TypeAlias = Literal["auto", "ctranslate2", "onnxruntime"]
+EngineName: TypeAlias = Literal["auto", "ctranslate2", "onnxruntime", "torch"]
+
+TORCH_INSTALL_HINT = "pip install 'ray-whisper-streaming[torch]'"
 
 
 def engine_factory_for(
@@ -19,8 +22,9 @@ def engine_factory_for(
     """What makes the engine in a worker. Nothing of its runtime is imported before it is needed.
 
     Args:
-        engine: ``"ctranslate2"``: on CPUs and CUDA GPUs. ``"onnxruntime"``: on CPUs, in less time. ``"auto"``: ONNX
-            Runtime on a CPU, unless it does not know the ``compute_type``; CTranslate2 where the worker has a GPU.
+        engine: ``"ctranslate2"``: on CPUs and CUDA GPUs. ``"onnxruntime"``: on CPUs, in less time. ``"torch"``: on
+            CUDA GPUs, with the extra ``torch``; on CPUs for trials. ``"auto"``: ONNX Runtime on a CPU, unless it does
+            not know the ``compute_type``; CTranslate2 where the worker has a GPU, until PyTorch was measured on one.
         model: name, path or hub id.
         device: ``"cpu"``, ``"cuda"``, or ``"auto"``.
         compute_type: the numbers computed with; ``"auto"`` is the engine's choice.
@@ -36,11 +40,22 @@ def engine_factory_for(
         from ray_whisper_streaming.engines.onnx.engine import OnnxEngine
 
         return partial(OnnxEngine, model=model, compute_type=compute_type)
+    if engine == "torch":
+        return partial(_torch_engine, model, device, compute_type)
     if engine == "auto":
         return partial(_fitting_engine, model, device, compute_type)
     from ray_whisper_streaming.engines.ctranslate2 import CTranslate2Engine
 
     return partial(CTranslate2Engine, model=model, device=device, compute_type=compute_type)
+
+
+def _torch_engine(model: str, device: str, compute_type: str) -> Engine:
+    """Asked for by name. Whether PyTorch is there is the worker's affair."""
+    if not find_spec("torch"):
+        raise ConfigurationError("engine", "torch", f"another one here, or installed: {TORCH_INSTALL_HINT}")
+    from ray_whisper_streaming.engines.torch.engine import TorchEngine
+
+    return TorchEngine(model, device, compute_type)
 
 
 def _fitting_engine(model: str, device: str, compute_type: str) -> Engine:

@@ -26,8 +26,8 @@ CACHE_VARIABLE = "RAY_WHISPER_CACHE"
 """Environment variable that names the cache folder; without it, a folder of ours under the user's cache
 folder."""
 
-WEIGHTS = "model.bin"
-"""The file a folder must hold to be a CTranslate2 model."""
+WEIGHTS = ("model.bin", "model.safetensors")
+"""A folder must hold one of them to be a model, in CTranslate2's format or in Hugging Face's."""
 
 INSTALL_HINT = "pip install 'ray-whisper-streaming[models]'"
 
@@ -104,7 +104,7 @@ def cache_folder() -> Path:
 
 
 def resolve_model(name: str) -> Path:
-    """The folder with the files of a CTranslate2 Whisper model.
+    """The folder with the files of a Whisper model.
 
     Args:
         name: a folder, taken as it is; or ``"tiny.en"`` or ``"base"`` from the installed packages; or any
@@ -115,10 +115,10 @@ def resolve_model(name: str) -> Path:
         ModelNotFound: there is none here and none can be had, or its files are damaged.
     """
     folder = Path(name).expanduser()
-    if (folder / WEIGHTS).is_file():
+    if any((folder / file).is_file() for file in WEIGHTS):
         return folder
     if name.startswith((".", "~", os.sep)):
-        raise ModelNotFound("model", name, f"a folder that holds {WEIGHTS}")
+        raise ModelNotFound("model", name, f"a folder that holds {' or '.join(WEIGHTS)}")
     files = EMBEDDED_MODELS.get(name)
     if files and _is_installed(files):
         return _embedded(name, files)

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from ray_whisper_streaming.engines.mel import Float32
 from ray_whisper_streaming.errors import ModelNotFound
 
-__all__ = ["WhisperWeights", "read_weights"]
+__all__ = ["ForeignModel", "WhisperWeights", "alignment_heads_of", "read_weights", "token_ids"]
 
 WEIGHTS = "model.bin"
 CONFIG = "config.json"
@@ -109,11 +109,16 @@ class WhisperWeights:
 
 
 def read_weights(folder: Path) -> WhisperWeights:
-    """The weights in a model's folder.
+    """The weights in a model's folder: in CTranslate2's format or, where that is not there, in Hugging Face's.
 
     Raises:
         ModelNotFound: a file is missing, damaged, of another format, or not a Whisper model.
     """
+    # Imported here: it gives what is defined here.
+    from ray_whisper_streaming.engines.huggingface import SAFETENSORS, read_huggingface
+
+    if not (folder / WEIGHTS).is_file() and (folder / SAFETENSORS).is_file():
+        return read_huggingface(folder)
     try:
         config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         raw = _variables((folder / WEIGHTS).read_bytes())
@@ -122,7 +127,7 @@ def read_weights(folder: Path) -> WhisperWeights:
         raise ModelNotFound(
             "model", str(folder), f"one whose files can be read ({error.strerror})"
         ) from error
-    except _Foreign as error:
+    except ForeignModel as error:
         raise ModelNotFound(
             "model", str(folder), f"a Whisper model in CTranslate2's format: {error}"
         ) from error
@@ -130,8 +135,8 @@ def read_weights(folder: Path) -> WhisperWeights:
         raise ModelNotFound("model", str(folder), f"one whose {CONFIG} can be understood") from error
 
 
-class _Foreign(Exception):
-    """The file is not what it should be."""
+class ForeignModel(Exception):
+    """A file is not what it should be; the text says what it is instead."""
 
 
 class _Reader:
@@ -147,7 +152,7 @@ class _Reader:
 
     def take(self, count: int) -> memoryview:
         if self._at + count > len(self._raw):
-            raise _Foreign(f"{WEIGHTS} ends early")
+            raise ForeignModel(f"{WEIGHTS} ends early")
         self._at += count
         return memoryview(self._raw)[self._at - count : self._at]
 
@@ -157,20 +162,20 @@ class _Reader:
     def name(self) -> str:
         raw = bytes(self.take(self.number("<H")))
         if not raw.endswith(b"\0"):
-            raise _Foreign(f"a name in {WEIGHTS} has no end")
+            raise ForeignModel(f"a name in {WEIGHTS} has no end")
         try:
             return raw[:-1].decode("ascii")
         except UnicodeDecodeError as error:
-            raise _Foreign(f"a name in {WEIGHTS} is not one") from error
+            raise ForeignModel(f"a name in {WEIGHTS} is not one") from error
 
 
 def _variables(raw: bytes) -> dict[str, npt.NDArray[Any]]:
     """Every variable of a file, aliases too."""
     reader = _Reader(raw)
     if reader.number("<I") != VERSION:
-        raise _Foreign(f"{WEIGHTS} is not of version {VERSION}")
+        raise ForeignModel(f"{WEIGHTS} is not of version {VERSION}")
     if reader.name() != FAMILY:
-        raise _Foreign(f"{WEIGHTS} holds another kind of model")
+        raise ForeignModel(f"{WEIGHTS} holds another kind of model")
     reader.number("<I")  # its revision, which says what was added and so far took nothing away
     found: dict[str, npt.NDArray[Any]] = {}
     for _ in range(reader.number("<I")):
@@ -179,54 +184,58 @@ def _variables(raw: bytes) -> dict[str, npt.NDArray[Any]]:
     for _ in range(reader.number("<I")):
         alias, name = reader.name(), reader.name()
         if name not in found:
-            raise _Foreign(f"{alias} stands for {name}, which is missing")
+            raise ForeignModel(f"{alias} stands for {name}, which is missing")
         found[alias] = found[name]
     if not reader.at_end:
-        raise _Foreign(f"{WEIGHTS} goes on where it should end")
+        raise ForeignModel(f"{WEIGHTS} goes on where it should end")
     return found
 
 
 def _variable(reader: _Reader, name: str) -> npt.NDArray[Any]:
     rank = reader.number("<B")
     if rank > MAX_RANK:
-        raise _Foreign(f"{name} has {rank} dimensions")
+        raise ForeignModel(f"{name} has {rank} dimensions")
     shape = tuple(reader.number("<I") for _ in range(rank))
     code = reader.number("<B")
     kind = NUMBER_TYPES.get(code)
     if kind is None:
-        raise _Foreign(f"{name} has an unknown number type")
+        raise ForeignModel(f"{name} has an unknown number type")
     data = np.frombuffer(reader.take(reader.number("<I")), kind)
     if data.size != int(np.prod(shape, dtype=np.int64)):
-        raise _Foreign(f"{name} has another size than its shape says")
+        raise ForeignModel(f"{name} has another size than its shape says")
     if code == BFLOAT16:
         data = (data.astype(np.uint32) << 16).view(np.float32)
     return data.reshape(shape)
 
 
 def _whisper(raw: dict[str, npt.NDArray[Any]], config: dict[str, Any]) -> WhisperWeights:
-    tensors = {
-        name: _dequantised(name, value, raw.get(name + SCALE_SUFFIX))
-        for name, value in raw.items()
-        if value.ndim and not name.endswith(SCALE_SUFFIX)
-    }
+    tensors: dict[str, Float32] = {}
+    # A variable with two names stays one tensor.
+    made: dict[int, Float32] = {}
+    for name, value in raw.items():
+        if value.ndim and not name.endswith(SCALE_SUFFIX):
+            if id(value) not in made:
+                made[id(value)] = _dequantised(name, value, raw.get(name + SCALE_SUFFIX))
+            tensors[name] = made[id(value)]
     for name in ("encoder/conv1/weight", "decoder/embeddings/weight", "decoder/layer_norm/gamma"):
         if name not in tensors:
-            raise _Foreign(f"{name} is missing")
+            raise ForeignModel(f"{name} is missing")
     for part in ("encoder", "decoder"):
         if int(raw.get(f"{part}/activation", np.array(GELU))) != GELU:
-            raise _Foreign(f"the {part} has another activation than Whisper's")
+            raise ForeignModel(f"the {part} has another activation than Whisper's")
     heads = [int(raw[f"{part}/num_heads"]) for part in ("encoder", "decoder") if f"{part}/num_heads" in raw]
     if len(heads) != 2 or min(heads) < 1:
-        raise _Foreign("the number of heads is missing")
+        raise ForeignModel("the number of heads is missing")
     plain = WhisperWeights(
         tensors=tensors,
         encoder_heads=heads[0],
         decoder_heads=heads[1],
         alignment_heads=(),
-        language_ids=_ids(config, "lang_ids"),
-        blank_ids=_ids(config, "suppress_ids_begin"),
+        language_ids=token_ids(config.get("lang_ids")),
+        blank_ids=token_ids(config.get("suppress_ids_begin")),
     )
-    return replace(plain, alignment_heads=_alignment_heads(config, plain.layers("decoder"), heads[1]))
+    aligned = alignment_heads_of(config.get("alignment_heads"), plain.layers("decoder"), heads[1])
+    return replace(plain, alignment_heads=aligned)
 
 
 def _dequantised(name: str, value: npt.NDArray[Any], scale: npt.NDArray[Any] | None) -> Float32:
@@ -234,19 +243,20 @@ def _dequantised(name: str, value: npt.NDArray[Any], scale: npt.NDArray[Any] | N
     if value.dtype.name not in QUANTISED:
         return plain
     if scale is None:
-        raise _Foreign(f"{name} is quantised and has no scale")
+        raise ForeignModel(f"{name} is quantised and has no scale")
     factors = scale.astype(np.float32)
     return plain / (factors.reshape(-1, *(1,) * (plain.ndim - 1)) if factors.ndim else factors)
 
 
-def _ids(config: dict[str, Any], field: str) -> tuple[int, ...]:
-    return tuple(int(value) for value in cast(Sequence[Any], config.get(field) or ()))
+def token_ids(configured: Any) -> tuple[int, ...]:
+    """Tokens that a configuration lists."""
+    return tuple(int(value) for value in cast(Sequence[Any], configured or ()))
 
 
-def _alignment_heads(config: dict[str, Any], layers: int, heads: int) -> tuple[tuple[int, int], ...]:
-    """Those of the configuration; else all heads of the upper half of the layers, as Whisper's own code takes."""
-    listed = cast(Sequence[Sequence[Any]], config.get("alignment_heads") or ())
+def alignment_heads_of(configured: Any, layers: int, heads: int) -> tuple[tuple[int, int], ...]:
+    """Those of a configuration; else all heads of the upper half of the layers, as Whisper's own code takes."""
+    listed = cast(Sequence[Sequence[Any]], configured or ())
     found = tuple((int(layer), int(head)) for layer, head in listed)
     if any(not (0 <= layer < layers and 0 <= head < heads) for layer, head in found):
-        raise _Foreign(f"{CONFIG} names alignment heads that don't exist")
+        raise ForeignModel("the configuration names alignment heads that don't exist")
     return found or tuple((layer, head) for layer in range(layers // 2, layers) for head in range(heads))

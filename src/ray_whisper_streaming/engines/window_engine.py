@@ -173,6 +173,7 @@ class WindowEngine(ABC, Generic[Encoded]):
                 beam_size=options.beam_size or self._ready(self._loaded).beam_size,
                 suppress_blank=options.suppress_blank,
             )
+            return [_result(job, item) for job, item in zip(jobs, decoded, strict=True)]
         except Exception as error:
             if len(jobs) == 1:
                 # The runtimes raise RuntimeError and ValueError with texts of their own; others might quote
@@ -181,9 +182,10 @@ class WindowEngine(ABC, Generic[Encoded]):
                 return [
                     _failure(jobs[0], f"decoding failed with {type(error).__name__}{told}", retryable=True)
                 ]
-            _log.warning("a batch of %d failed with %s; decoding one by one", len(jobs), type(error).__name__)
-            return [outcome for job in jobs for outcome in self._decode([job], options)]
-        return [_result(job, item) for job, item in zip(jobs, decoded, strict=True)]
+            _log.warning("a batch of %d failed with %s; decoding halves", len(jobs), type(error).__name__)
+        # Behind the handler, where nothing holds what the failed call had in memory any more.
+        half = len(jobs) // 2
+        return [*self._decode(jobs[:half], options), *self._decode(jobs[half:], options)]
 
     def _window(self, job: Job) -> Window:
         return Window(

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ray_whisper_streaming.core.jobs import Task
-from ray_whisper_streaming.engines.backend import FRAMES_PER_POSITION, SECONDS_PER_POSITION, Generated, Source
+from ray_whisper_streaming.engines.alignment import aligned_text
+from ray_whisper_streaming.engines.backend import Generated, Source
 from ray_whisper_streaming.engines.mel import Float32
-from ray_whisper_streaming.engines.onnx.alignment import token_positions
-from ray_whisper_streaming.engines.onnx.beam import Request, Transcript, decode_with_beams
 from ray_whisper_streaming.engines.onnx.sessions import CrossCache, Decoder, Encoder
+from ray_whisper_streaming.engines.onnx.steps import OnnxSteps
+from ray_whisper_streaming.engines.search import Request, TokenRules, Transcript, decode_with_beams
 from ray_whisper_streaming.engines.tokenizers import Vocabulary
 from ray_whisper_streaming.engines.tokens import TextTokenizer
 from ray_whisper_streaming.engines.weights import WhisperWeights
@@ -98,22 +99,22 @@ class OnnxBackend:
         """See `Backend.generate`."""
         tokenizer = self.tokenizer("en", "transcribe")
         start = tokenizer.sot_sequence[0]
+        rules = TokenRules(
+            end_of_text=tokenizer.eot,
+            no_speech=self._vocabulary.no_speech,
+            suppressed=self._suppressed,
+            blanks=self._blanks if suppress_blank else self._blanks[:0],
+        )
         encoded.transcripts = decode_with_beams(
-            self._decoder,
-            encoded.cross,
+            OnnxSteps(self._decoder, encoded.cross, rules),
             [
                 Request(prompt, list(prompt).index(start), prefix, cap)
                 for prompt, prefix, cap in zip(prompts, prefixes, max_tokens, strict=True)
             ],
             beam_size=beam_size,
-            end_of_text=tokenizer.eot,
-            suppressed=self._suppressed,
-            blanks=self._blanks if suppress_blank else self._blanks[:0],
+            end_of_text=rules.end_of_text,
         )
-        no_speech = self._vocabulary.no_speech
-        return [
-            Generated(list(one.tokens), float(one.start_chances[no_speech])) for one in encoded.transcripts
-        ]
+        return [Generated(list(one.tokens), one.no_speech_probability) for one in encoded.transcripts]
 
     def align(
         self,
@@ -124,37 +125,10 @@ class OnnxBackend:
     ) -> list[Alignment]:
         """See `Backend.align`. The start sequence counts by its length alone."""
         return [
-            _aligned(one, len(start_sequence), text, count)
+            aligned_text(one, text, start_tokens=len(start_sequence), frames=count)
             for one, text, count in zip(encoded.transcripts, texts, frames, strict=True)
         ]
 
     def tokenizer(self, language: str, task: Task) -> TextTokenizer:
         """See `Backend.tokenizer`."""
         return self._vocabulary.tokenizer(language, task)
-
-
-def _aligned(transcript: Transcript, start_tokens: int, text: Sequence[int], frames: int) -> Alignment:
-    """When each token of a text was said, which is what was decoded or what is left of it once loops are cut."""
-    kept = _places(transcript.tokens, text)
-    attention = np.concatenate(transcript.attention, axis=1)
-    # A token stands where the one before it, which it was predicted from, attended to. The last row is for the end of
-    # text; there is none where the token cap came first.
-    first = start_tokens
-    rows = [*range(first), *(first + place for place in kept), first + kept[-1] + 1]
-    rows = [row for row in rows if row < attention.shape[1]]
-    positions = max(1, frames // FRAMES_PER_POSITION)
-    found = token_positions(attention[:, rows], first, positions)
-    if len(found) == len(text):
-        found = np.append(found, positions)
-    probabilities = np.array(transcript.probabilities)[kept]
-    return Alignment(found.astype(np.float64) * SECONDS_PER_POSITION, probabilities)
-
-
-def _places(tokens: Sequence[int], text: Sequence[int]) -> list[int]:
-    """Where in ``tokens`` each token of ``text``, which is a part of them in the same order, stands first."""
-    found: list[int] = []
-    place = -1
-    for token in text:
-        place = next(later for later in range(place + 1, len(tokens)) if tokens[later] == token)
-        found.append(place)
-    return found

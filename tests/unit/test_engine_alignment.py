@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from ray_whisper_streaming.engines.onnx.alignment import _smoothed, first_positions, token_positions
+from ray_whisper_streaming.engines.alignment import _smoothed, first_positions, token_positions
 
 
 def cheapest(costs: np.ndarray) -> float:

@@ -6,12 +6,25 @@ tokens, smoothed over time and averaged; dynamic time warping then gives each to
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
+from ray_whisper_streaming.engines.backend import FRAMES_PER_POSITION, SECONDS_PER_POSITION
 from ray_whisper_streaming.engines.mel import Float32
+from ray_whisper_streaming.engines.search import Transcript
+from ray_whisper_streaming.engines.words import Alignment
 
-__all__ = ["first_positions", "token_positions"]
+__all__ = [
+    "LEAST_DEVIATION",
+    "SMOOTHED_POSITIONS",
+    "aligned_text",
+    "attention_costs",
+    "first_positions",
+    "token_positions",
+]
 
 SMOOTHED_POSITIONS = 7
 """Width of the median filter over time (0.14 s)."""
@@ -23,8 +36,44 @@ Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
 
 
+def aligned_text(
+    transcript: Transcript,
+    text: Sequence[int],
+    *,
+    start_tokens: int,
+    frames: int,
+    costs: Callable[[Any, int, int], Float64] | None = None,
+) -> Alignment:
+    """When each token of a text was said.
+
+    Args:
+        transcript: that the text was decoded in.
+        text: its tokens, or what is left of them once loops are cut.
+        start_tokens: of the start sequence.
+        frames: how many mel frames of the window are audio.
+        costs: `attention_costs` for the attention of another runtime.
+    """
+    kept = _places(transcript.tokens, text)
+    # A token stands where the one before it, which it was predicted from, attended to. The last row is for the end of
+    # text; there is none where the token cap came first.
+    first = start_tokens
+    rows = [*range(first), *(first + place for place in kept), first + kept[-1] + 1]
+    rows = [row for row in rows if row < transcript.attention.shape[1]]
+    positions = max(1, frames // FRAMES_PER_POSITION)
+    found = first_positions((costs or attention_costs)(transcript.attention[:, rows], first, positions))
+    if len(found) == len(text):
+        found = np.append(found, positions)
+    probabilities = np.array(transcript.probabilities)[kept]
+    return Alignment(found.astype(np.float64) * SECONDS_PER_POSITION, probabilities)
+
+
 def token_positions(attention: Float32, first_row: int, positions: int) -> Int64:
-    """The first position of audio of each token.
+    """The first position of audio of each token: rising, shape (tokens - first_row,); see `attention_costs`."""
+    return first_positions(attention_costs(attention, first_row, positions))
+
+
+def attention_costs(attention: Float32, first_row: int, positions: int) -> Float64:
+    """What it costs to say that a token was said at a position.
 
     Args:
         attention: shape (alignment heads, tokens, positions of the window), each row a distribution.
@@ -32,14 +81,14 @@ def token_positions(attention: Float32, first_row: int, positions: int) -> Int64
         positions: how many of the window's positions are audio.
 
     Returns:
-        rising, shape (tokens - first_row,).
+        shape (tokens - first_row, positions).
     """
     real = attention[:, :, :positions].astype(np.float32)
     real = real / np.maximum(real.sum(axis=2, keepdims=True), LEAST_DEVIATION)
     centred = real - real.mean(axis=1, keepdims=True)
     deviation = np.sqrt(np.square(centred).mean(axis=1, keepdims=True))
     normalised = centred / np.maximum(deviation, LEAST_DEVIATION)
-    return first_positions(-_smoothed(normalised[:, first_row:]).mean(axis=0, dtype=np.float64))
+    return -_smoothed(normalised[:, first_row:]).mean(axis=0, dtype=np.float64)
 
 
 def first_positions(costs: Float64) -> Int64:
@@ -104,3 +153,13 @@ def _extremes_outside(values: list[Float32]) -> list[Float32]:
         low, high = np.minimum(moved[place - 1], moved[place]), np.maximum(moved[place - 1], moved[place])
         moved[place - 1], moved[place] = low, high
     return moved
+
+
+def _places(tokens: Sequence[int], text: Sequence[int]) -> list[int]:
+    """Where in ``tokens`` each token of ``text``, which is a part of them in the same order, stands first."""
+    found: list[int] = []
+    place = -1
+    for token in text:
+        place = next(later for later in range(place + 1, len(tokens)) if tokens[later] == token)
+        found.append(place)
+    return found

@@ -1,6 +1,6 @@
 """Beam search over rows that have nothing in common but the model: each its own context, prefix, language and length.
 
-Prompts are padded on the left, and what is padding is masked. So the whole prompt, forced prefix included, goes through
+A runtime computes (`Steps`); what is kept of it is decided here. The whole prompt, forced prefix included, goes through
 the decoder in one pass, once per row; only new tokens are stepped, once per beam. A row that is done leaves the batch.
 One beam is greedy decoding.
 """
@@ -9,25 +9,46 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from ray_whisper_streaming.engines.loops import is_looping
-from ray_whisper_streaming.engines.mel import Float32
-from ray_whisper_streaming.engines.onnx.sessions import MASKED, WHOLE_SUMS, CrossCache, Decoder, Int64
 
-__all__ = ["Request", "Transcript", "decode_with_beams"]
+__all__ = [
+    "Candidates",
+    "Request",
+    "Steps",
+    "TokenRules",
+    "Transcript",
+    "candidate_count",
+    "decode_with_beams",
+]
 
-LEAST_CHANCE = 1e-30
-"""Keeps the logarithm finite."""
-
+Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
 
 _Candidate: TypeAlias = tuple[int, int, float, float]
 """The beam it would follow, the token, its probability among all words, and the score of both together."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRules:
+    """Which tokens may be chosen.
+
+    Attributes:
+        end_of_text: its token; all special tokens are greater and never chosen.
+        no_speech: the token whose probability at the start of transcript says that nobody speaks.
+        suppressed: tokens never chosen.
+        blanks: tokens that may not stand first behind a prefix.
+    """
+
+    end_of_text: int
+    no_speech: int
+    suppressed: Indices
+    blanks: Indices
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,110 +74,126 @@ class Transcript:
 
     Attributes:
         tokens: of the answer, prefix included, without the end of text.
-        probabilities: of each; 1.0 for those of the prefix.
-        start_chances: of each token to follow the start of transcript, shape (vocabulary,).
-        attention: of the alignment heads from the start of transcript on, one piece after the other, each of shape
-            (alignment heads, tokens, positions).
+        probabilities: of each among all words; 1.0 for those of the prefix.
+        no_speech_probability: of the no-speech token at the start of transcript.
+        path: which of the row's beams it was at each step.
         finished: whether the model ended it.
+        attention: of the alignment heads from the start of transcript on, shape (alignment heads, tokens, positions);
+            an array of the runtime's.
     """
 
     tokens: list[int]
     probabilities: list[float]
-    start_chances: Float32
-    attention: list[Float32]
+    no_speech_probability: float
+    path: list[int] = field(default_factory=list[int])
     finished: bool = False
+    attention: Any = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The likeliest tokens behind each beam, best first; shape (rows, beams, candidates) each.
+
+    Attributes:
+        tokens: that may be chosen, `candidate_count` of them.
+        probabilities: of each among all words, those never chosen too: how sure the model was of what it heard.
+        logarithms: of the probability of each among the tokens that may be chosen.
+    """
+
+    tokens: Int64
+    probabilities: Float64
+    logarithms: Float64
+
+
+class Steps(Protocol):
+    """A decoder at work on some rows."""
+
+    def begin(self, requests: Sequence[Request], beam_size: int) -> tuple[Candidates, Float64]:
+        """Read each row's prompt and prefix.
+
+        Returns:
+            what may follow, for one beam each; and each row's no-speech probability, shape (rows,).
+        """
+        ...
+
+    def advance(
+        self, staying: Sequence[int], parents: Sequence[Sequence[int]], tokens: Sequence[Sequence[int]]
+    ) -> Candidates:
+        """Go on by a token per beam.
+
+        Args:
+            staying: places, among the rows of the call before, of those not done.
+            parents: which of its row's former beams each beam goes on from, for each row that stays.
+            tokens: that each beam goes on by.
+        """
+        ...
+
+    def attention(self, paths: Sequence[Sequence[int]]) -> Sequence[Any]:
+        """`Transcript.attention` of each row that was begun with, given the path of one of its beams."""
+        ...
+
+
+def candidate_count(beam_size: int) -> int:
+    """How many tokens a beam must offer: one more than beams, because the end of text may be among them and another
+    must take its place.
+    """
+    return beam_size + 1 if beam_size > 1 else 1
 
 
 def decode_with_beams(
-    decoder: Decoder,
-    cross: CrossCache,
+    steps: Steps,
     requests: Sequence[Request],
     *,
     beam_size: int,
     end_of_text: int,
-    suppressed: Indices,
-    blanks: Indices,
     length_penalty: float = 1.0,
     patience: float = 1.0,
 ) -> list[Transcript]:
     """Decode each row to its end: until enough of its beams ended, or none can become better than the best that did.
 
     Args:
-        decoder: of the model.
-        cross: one window per request. Its rows are moved about: it is used up.
+        steps: what computes.
         requests: what is asked.
         beam_size: beams of each row.
-        end_of_text: its token; all special tokens are greater and never chosen.
-        suppressed: tokens never chosen.
-        blanks: tokens that may not stand first behind a prefix.
+        end_of_text: its token.
         length_penalty: answers are compared by the sum of their new tokens' logarithms over their number to this
             power: 0 favours short ones, 1 compares means.
         patience: so many times the beams must end.
     """
     rules = _Rules(end_of_text, beam_size, length_penalty, max(1, round(beam_size * patience)))
-    texts = [[*request.prompt, *request.prefix] for request in requests]
-    lengths = np.array([len(text) for text in texts])
-    width = -(-int(lengths.max()) // WHOLE_SUMS) * WHOLE_SUMS
-    tokens = np.zeros((len(texts), width), np.int64)
-    for row, text in enumerate(texts):
-        tokens[row, width - len(text) :] = text
-    columns = np.arange(width)
-    padding = width - lengths
-    seen = columns >= padding[:, None]
-    allowed = seen[:, None, :] & (columns[:, None] >= columns)
-    firsts = np.arange(len(texts)) * width
-    starts = firsts + padding + [request.start for request in requests]
-    output = decoder.run(
-        tokens,
-        np.maximum(columns - padding[:, None], 0),
-        np.where(allowed, np.float32(0), MASKED)[:, None],
-        np.concatenate((starts, firsts + width - 1)),
-        decoder.empty_cache(len(texts)),
-        cross,
-    )
+    candidates, no_speech = steps.begin(requests, beam_size)
     rows = [
         _Row(
             request,
             Transcript(
                 tokens=list(request.prefix[: request.max_tokens]),
                 probabilities=[1.0] * min(len(request.prefix), request.max_tokens),
-                start_chances=output.chances[row],
-                attention=[output.attention[row, :, padding[row] + request.start :]],
+                no_speech_probability=probability,
             ),
             rules,
         )
-        for row, request in enumerate(requests)
+        for request, probability in zip(requests, no_speech.tolist(), strict=True)
     ]
-    live, positions, cache = rows, lengths, output.cache
-    best = _best(output.chances[len(rows) :], len(live), rules, np.concatenate((suppressed, blanks)))
+    live = rows
     while True:
         # One entry per live row: where its new beams come from.
-        followed = [row.grow(ranked) for row, ranked in zip(live, _ranked(live, *best), strict=True)]
+        followed = [row.grow(ranked) for row, ranked in zip(live, _ranked(live, candidates), strict=True)]
         staying = [place for place, parents in enumerate(followed) if parents]
         if not staying:
-            return [row.answer for row in rows]
-        beams = len(cache[0]) // len(live)
-        sources = np.array([place * beams + parent for place in staying for parent in followed[place]])
-        # Beams of a row share all that was there before the first new token.
-        same = len(staying) == len(live) and beams == beam_size
-        cache = _followed(cache, sources, width if same else None)
-        if len(staying) < len(live):
-            cross = cross.close_up(staying)
-            live, positions, seen = [live[place] for place in staying], positions[staying], seen[staying]
-        seen = np.pad(seen, ((0, 0), (0, 1)), constant_values=True)
-        output = decoder.run(
-            np.array([[beam.transcript.tokens[-1]] for row in live for beam in row.beams]),
-            np.repeat(positions, beam_size)[:, None],
-            np.repeat(np.where(seen, np.float32(0), MASKED), beam_size, axis=0)[:, None, None],
-            np.arange(len(sources)),
-            cache,
-            cross,
+            break
+        live = [live[place] for place in staying]
+        candidates = steps.advance(
+            staying,
+            [followed[place] for place in staying],
+            [[beam.transcript.tokens[-1] for beam in row.beams] for row in live],
         )
-        positions, cache = positions + 1, output.cache
-        best = _best(output.chances, len(live), rules, suppressed)
-        for row, attention in zip(live, output.attention, strict=True):
+        for row in live:
             for place, beam in enumerate(row.beams):
-                beam.transcript.attention.append(attention[:, place : place + 1])
+                beam.transcript.path.append(place)
+    answers = [row.answer for row in rows]
+    for answer, attention in zip(answers, steps.attention([one.path for one in answers]), strict=True):
+        answer.attention = attention
+    return answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,14 +219,14 @@ class _Beam:
     score: float = 0.0
 
     def longer(self, tokens: Sequence[int], probabilities: Sequence[float], score: float) -> _Beam:
-        """With further tokens. It shares the attention of what was before."""
+        """With further tokens."""
         one = self.transcript
         return _Beam(
             Transcript(
                 [*one.tokens, *tokens],
                 [*one.probabilities, *probabilities],
-                one.start_chances,
-                list(one.attention),
+                one.no_speech_probability,
+                list(one.path),
             ),
             score,
         )
@@ -266,51 +303,13 @@ class _Row:
         return score / max(1, tokens) ** self._rules.length_penalty
 
 
-def _ranked(
-    rows: Sequence[_Row], tokens: Int64, probabilities: Float64, logarithms: Float64
-) -> Iterator[Iterator[_Candidate]]:
-    """The candidates of each row, best first, given what `_best` gave."""
+def _ranked(rows: Sequence[_Row], candidates: Candidates) -> Iterator[Iterator[_Candidate]]:
+    """The candidates of each row, best first."""
     before = np.array([[beam.score for beam in row.beams] for row in rows])
-    scores = (before[:, :, None] + logarithms).reshape(len(rows), -1)
-    count = tokens.shape[2]
+    scores = (before[:, :, None] + candidates.logarithms).reshape(len(rows), -1)
+    count = candidates.tokens.shape[2]
     order = np.argsort(-scores, axis=1, kind="stable")
     # Python's own numbers, all at once: one by one out of arrays they are slow.
-    parts = (part.reshape(scores.shape) for part in (tokens, probabilities, scores))
+    parts = (part.reshape(scores.shape) for part in (candidates.tokens, candidates.probabilities, scores))
     columns = (np.take_along_axis(part, order, axis=1).tolist() for part in parts)
     return (zip(*row, strict=True) for row in zip((order // count).tolist(), *columns, strict=True))
-
-
-def _best(chances: Float32, rows: int, rules: _Rules, forbidden: Indices) -> tuple[Int64, Float64, Float64]:
-    """The likeliest tokens behind each beam, their probabilities among all words, and the logarithms of those among
-    what may be chosen. Each of shape (rows, beams, candidates). ``chances`` is used up.
-    """
-    # Among all words, those never chosen too: how sure the model was of what it heard.
-    words = chances[:, : rules.end_of_text].sum(axis=1)
-    chances[:, forbidden] = 0
-    # Not left out by a slice, of which every search for the greatest would make a copy.
-    chances[:, rules.end_of_text + 1 :] = 0
-    free = chances.sum(axis=1)
-    # One more than beams: the end of text may be among them, and another must take its place. One by one, because
-    # partitioning a whole vocabulary takes five times as long.
-    count = rules.beam_size + 1 if rules.beam_size > 1 else 1
-    tokens = np.empty((len(chances), count), np.int64)
-    found = np.empty((len(chances), count))
-    every = np.arange(len(chances))
-    for choice in range(count):
-        tokens[:, choice] = best = chances.argmax(axis=1)
-        found[:, choice] = chances[every, best]
-        chances[every, best] = 0
-    shape = (rows, -1, count)
-    logarithms = np.log(np.maximum(found, LEAST_CHANCE) / np.maximum(free, LEAST_CHANCE)[:, None])
-    return tokens.reshape(shape), (found / words[:, None]).reshape(shape), logarithms.reshape(shape)
-
-
-def _followed(cache: list[Float32], sources: Int64, first: int | None) -> list[Float32]:
-    """The cache of the beams that others go on from. In place, where it differs from token ``first`` on alone."""
-    if np.array_equal(sources, np.arange(len(cache[0]))):
-        return cache
-    if first is None:
-        return [part[sources] for part in cache]
-    for part in cache:
-        part[:, :, first:] = part[sources, :, first:]
-    return cache

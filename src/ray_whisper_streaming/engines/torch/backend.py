@@ -1,0 +1,181 @@
+"""`engines.backend.Backend` over PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ray_whisper_streaming.core.jobs import Task
+from ray_whisper_streaming.engines.alignment import aligned_text
+from ray_whisper_streaming.engines.backend import Generated, Source
+from ray_whisper_streaming.engines.mel import Float32
+from ray_whisper_streaming.engines.search import Request, TokenRules, Transcript, decode_with_beams
+from ray_whisper_streaming.engines.tokenizers import Vocabulary
+from ray_whisper_streaming.engines.tokens import TextTokenizer
+from ray_whisper_streaming.engines.torch.alignment import attention_costs
+from ray_whisper_streaming.engines.torch.cache import Cache
+from ray_whisper_streaming.engines.torch.decoder import Decoder
+from ray_whisper_streaming.engines.torch.encoder import Encoder
+from ray_whisper_streaming.engines.torch.graphs import CapturedSteps, PlainSteps
+from ray_whisper_streaming.engines.torch.layers import Parameters
+from ray_whisper_streaming.engines.torch.memory import MemoryPlan, shape_of
+from ray_whisper_streaming.engines.torch.runtime import Tensor, on_cpu, torch
+from ray_whisper_streaming.engines.torch.steps import POSITION_BUCKETS, Chooser, Stepper, TorchSteps, bucket
+from ray_whisper_streaming.engines.weights import WhisperWeights
+from ray_whisper_streaming.engines.words import Alignment
+
+__all__ = ["EncodedWindows", "TorchBackend"]
+
+
+@dataclass(slots=True)
+class EncodedWindows:
+    """Encoded windows of a batch, and what was decoded of them.
+
+    Attributes:
+        outputs: what the encoder made of each, shape (positions, width).
+        transcripts: one per window, once `TorchBackend.generate` was called.
+    """
+
+    outputs: list[Tensor] = field(repr=False)
+    transcripts: list[Transcript] = field(default_factory=list[Transcript])
+
+
+class TorchBackend:
+    """A Whisper model in PyTorch: the alignment is made while decoding.
+
+    Args:
+        weights: of the model.
+        vocabulary: of the model.
+        plan: how much is computed at once.
+        device: a `torch.device`.
+        number_type: a floating-point type of PyTorch's.
+    """
+
+    ragged = True
+
+    def __init__(
+        self,
+        weights: WhisperWeights,
+        vocabulary: Vocabulary,
+        plan: MemoryPlan,
+        *,
+        device: Tensor,
+        number_type: Tensor,
+    ) -> None:
+        self.multilingual = weights.multilingual
+        self.mel_bands = weights.mel_bands
+        self._vocabulary = vocabulary
+        self._device = device
+        with torch.inference_mode():
+            parameters = Parameters(weights, device, number_type)
+            self._encoder = Encoder(parameters, batch=plan.encoder_batch)
+            self._decoder = Decoder(parameters)
+            self._cache = Cache(
+                shape_of(weights), slots=plan.slots, rows=plan.rows, device=device, number_type=number_type
+            )
+            tokenizer = self.tokenizer("en", "transcribe")
+            self._end_of_text, self._start = tokenizer.eot, tokenizer.sot_sequence[0]
+            rules = TokenRules(
+                end_of_text=tokenizer.eot,
+                no_speech=vocabulary.no_speech,
+                suppressed=np.array(vocabulary.suppressed),
+                blanks=np.array(weights.blank_ids, np.intp),
+            )
+            self._stepper = Stepper(
+                self._decoder,
+                self._cache,
+                Chooser(rules, weights.vocabulary, device),
+                CapturedSteps() if device.type == "cuda" else PlainSteps(),
+            )
+
+    def warm_up(self, beam_size: int) -> int:
+        """Record a step of each shape, and say how many there are; a CPU has nothing to record."""
+        if self._device.type == "cpu":
+            return 0
+        with torch.inference_mode():
+            return self._stepper.warm_up(beam_size)
+
+    def encode(self, mels: Sequence[Float32], sources: Sequence[Source | None]) -> EncodedWindows:
+        """See `Backend.encode`. Earlier passes are not gone by."""
+        with torch.inference_mode():
+            return EncodedWindows(self._encoder.run(mels))
+
+    def take(self, encoded: EncodedWindows, rows: Sequence[int]) -> EncodedWindows:
+        """See `Backend.take`."""
+        if list(rows) == list(range(len(encoded.outputs))):
+            return encoded
+        transcripts = [encoded.transcripts[row] for row in rows] if encoded.transcripts else []
+        return EncodedWindows([encoded.outputs[row] for row in rows], transcripts)
+
+    def detect_languages(self, encoded: EncodedWindows) -> list[dict[str, float]]:
+        """See `Backend.detect_languages`."""
+        codes = self._vocabulary.language_tokens
+        chosen = torch.tensor(list(codes.values()), device=self._device)
+        found: list[dict[str, float]] = []
+        with torch.inference_mode():
+            for first in range(0, len(encoded.outputs), self._cache.slots):
+                outputs = encoded.outputs[first : first + self._cache.slots]
+                self._decoder.load(self._cache, outputs)
+                hidden, _ = self._decoder.read(
+                    self._cache,
+                    torch.full((len(outputs), 1), self._start, device=self._device),
+                    positions=bucket(max(map(len, outputs)), POSITION_BUCKETS),
+                    beams=1,
+                )
+                shares = self._decoder.scores(hidden[:, 0])[:, chosen].softmax(dim=1)
+                found += [dict(zip(codes, row, strict=True)) for row in on_cpu(shares).tolist()]
+        return found
+
+    def generate(
+        self,
+        encoded: EncodedWindows,
+        prompts: Sequence[Sequence[int]],
+        prefixes: Sequence[Sequence[int]],
+        *,
+        max_tokens: Sequence[int],
+        beam_size: int,
+        suppress_blank: bool,
+    ) -> list[Generated]:
+        """See `Backend.generate`.
+
+        Raises:
+            ValueError: more beams than there is room for.
+        """
+        at_once = min(self._cache.slots, self._cache.rows // beam_size)
+        if not at_once:
+            raise ValueError(f"beam_size is {beam_size}; there is room for {self._cache.rows} beams")
+        requests = [
+            Request(prompt, list(prompt).index(self._start), prefix, cap)
+            for prompt, prefix, cap in zip(prompts, prefixes, max_tokens, strict=True)
+        ]
+        encoded.transcripts = []
+        with torch.inference_mode():
+            for first in range(0, len(requests), at_once):
+                piece = slice(first, first + at_once)
+                encoded.transcripts += decode_with_beams(
+                    TorchSteps(self._stepper, encoded.outputs[piece], suppress_blank=suppress_blank),
+                    requests[piece],
+                    beam_size=beam_size,
+                    end_of_text=self._end_of_text,
+                )
+        return [Generated(list(one.tokens), one.no_speech_probability) for one in encoded.transcripts]
+
+    def align(
+        self,
+        encoded: EncodedWindows,
+        start_sequence: Sequence[int],
+        texts: Sequence[Sequence[int]],
+        frames: Sequence[int],
+    ) -> list[Alignment]:
+        """See `Backend.align`. The start sequence counts by its length alone."""
+        with torch.inference_mode():
+            return [
+                aligned_text(one, text, start_tokens=len(start_sequence), frames=count, costs=attention_costs)
+                for one, text, count in zip(encoded.transcripts, texts, frames, strict=True)
+            ]
+
+    def tokenizer(self, language: str, task: Task) -> TextTokenizer:
+        """See `Backend.tokenizer`."""
+        return self._vocabulary.tokenizer(language, task)

@@ -1,0 +1,113 @@
+"""What the decoder remembers of a batch, in buffers made once: captured graphs hold their addresses, and a long run
+can't break the memory up.
+
+A slot holds a window: what the encoder made of it, for all layers. A row holds a beam: the keys and values of its own
+tokens, the first at the front. The rows of slot ``s`` are ``s * beams`` and those behind it. What stands behind a row's
+last token is left over from others; it is masked, and overwritten before it is seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from ray_whisper_streaming.engines.torch.memory import MAX_POSITIONS, MAX_STEPS, TEXT_POSITIONS, ModelShape
+from ray_whisper_streaming.engines.torch.runtime import Tensor, torch
+
+__all__ = ["Cache", "Window"]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What the decoder attends to of some slots.
+
+    Attributes:
+        keys: of each layer, shape (slots, heads, positions, size).
+        values: as keys.
+        mask: true where a window is, shape (slots, 1, 1, positions).
+    """
+
+    keys: list[Tensor] = field(repr=False)
+    values: list[Tensor] = field(repr=False)
+    mask: Tensor = field(repr=False)
+
+
+class Cache:
+    """Room for a batch.
+
+    Args:
+        shape: of the model.
+        slots: windows.
+        rows: beams of all of them.
+        device: where it is.
+        number_type: of keys and values.
+    """
+
+    def __init__(
+        self, shape: ModelShape, *, slots: int, rows: int, device: Tensor, number_type: Tensor
+    ) -> None:
+        self.slots, self.rows = slots, rows
+        self.device = device
+        layers, heads = range(shape.decoder_layers), shape.heads
+        size = shape.width // heads
+
+        def room(count: int, tokens: int) -> list[Tensor]:
+            # Zeros, not whatever was there: what is masked has a share of 0, and 0 times infinity is no number.
+            return [torch.zeros(count, heads, tokens, size, device=device, dtype=number_type) for _ in layers]
+
+        self.own_keys, self.own_values = room(rows, TEXT_POSITIONS), room(rows, TEXT_POSITIONS)
+        self._keys, self._values = room(slots, MAX_POSITIONS), room(slots, MAX_POSITIONS)
+        # At least one: where nothing at all may be seen, attention gives no numbers, and they would spread.
+        self._lengths = torch.ones(slots, device=device, dtype=torch.int64)
+        self._columns = torch.arange(MAX_POSITIONS, device=device)
+        # The last token of each row, and where in its text it stands.
+        self.tokens = torch.zeros(rows, device=device, dtype=torch.int64)
+        self.places = torch.zeros(rows, device=device, dtype=torch.int64)
+        self.attention = torch.zeros(MAX_STEPS, rows, shape.alignment_heads, MAX_POSITIONS, device=device)
+
+    @property
+    def tensors(self) -> Iterator[Tensor]:
+        """All of its buffers."""
+        yield from (*self.own_keys, *self.own_values, *self._keys, *self._values)
+        yield from (self._lengths, self._columns, self.tokens, self.places, self.attention)
+
+    def fill(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        """Put windows into the first slots, for a layer; shape (windows, heads, positions, size)."""
+        self._keys[layer][: keys.shape[0], :, : keys.shape[2]] = keys
+        self._values[layer][: keys.shape[0], :, : keys.shape[2]] = values
+
+    def set_lengths(self, lengths: Sequence[int]) -> None:
+        """Say how many positions the windows in the first slots have."""
+        self._lengths[: len(lengths)] = torch.tensor(list(lengths), device=self.device)
+
+    def window(self, slots: int, positions: int) -> Window:
+        """The first slots, cut to so many positions: views."""
+        return Window(
+            [keys[:slots, :, :positions] for keys in self._keys],
+            [values[:slots, :, :positions] for values in self._values],
+            (self._columns[:positions] < self._lengths[:slots, None])[:, None, None],
+        )
+
+    def follow(self, sources: Sequence[int], targets: Sequence[int], tokens: int) -> None:
+        """Copy the first ``tokens`` of some rows to others, as if all at once."""
+        if sources:
+            self._copy((*self.own_keys, *self.own_values), sources, targets, tokens)
+
+    def move(self, sources: Sequence[int], targets: Sequence[int], *, beams: int, tokens: int) -> None:
+        """Copy the windows of some slots, and the first ``tokens`` of their rows, to other slots."""
+        if not sources:
+            return
+        self.follow(
+            [slot * beams + beam for slot in sources for beam in range(beams)],
+            [slot * beams + beam for slot in targets for beam in range(beams)],
+            tokens,
+        )
+        self._copy((*self._keys, *self._values), sources, targets, MAX_POSITIONS)
+        self._lengths[list(targets)] = self._lengths[list(sources)]
+
+    def _copy(
+        self, parts: Sequence[Tensor], sources: Sequence[int], targets: Sequence[int], width: int
+    ) -> None:
+        taken, given = (torch.tensor(list(rows), device=self.device) for rows in (sources, targets))
+        for part in parts:
+            part[given, :, :width] = part[taken, :, :width]

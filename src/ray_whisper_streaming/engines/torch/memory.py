@@ -1,0 +1,174 @@
+"""How much memory a model takes, and what batch fits a limit. Pure: no PyTorch.
+
+The buffers that stay (weights, `engines.torch.cache`) are counted to the byte; what is needed for a moment is estimated
+from above. Not yet compared with a GPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ray_whisper_streaming.engines.tokens import MAX_TOKENS
+from ray_whisper_streaming.engines.weights import WhisperWeights
+from ray_whisper_streaming.errors import ConfigurationError
+
+__all__ = [
+    "MAX_POSITIONS",
+    "MAX_STEPS",
+    "TEXT_POSITIONS",
+    "MemoryPlan",
+    "ModelShape",
+    "plan_memory",
+    "shape_of",
+]
+
+WINDOW_POSITIONS = 1500
+"""Positions of a window of 30 s."""
+
+MAX_POSITIONS = 1504
+"""The same, rounded up to what attention kernels like to have in a row (a multiple of 16)."""
+
+TEXT_POSITIONS = 448
+"""Tokens of a text, context included: all that Whisper's decoder has positions for."""
+
+MAX_STEPS = MAX_TOKENS
+"""Steps of a decode: none has more new tokens."""
+
+ENCODER_BATCH = 16
+"""Windows encoded at once, at most. (One H100 is busy with 16 of any size but the smallest: DESIGN measured so.)"""
+
+LEAST_ROWS = 20
+"""Beams there is always room for, be there one slot: the most that a job may ask for on the command line."""
+
+ENCODER_NUMBERS = 20
+"""Numbers at work for each position and unit of width in the encoder: input, norm, three projections and their heads,
+attention, four times the width twice for the feed-forward; and as much again for the convolutions' two frames."""
+
+DECODER_NUMBERS = 16
+"""The same for each token of a prompt."""
+
+VOCABULARY_COPIES = 4
+"""Arrays of a row's vocabulary in float32 while the best tokens are looked for."""
+
+FLOAT32_BYTES = 4
+INT64_BYTES = 8
+
+RESERVE_BYTES = 1 << 30
+"""For the CUDA context, cuBLAS's workspaces and captured graphs. An estimate, to be measured."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelShape:
+    """What of a model decides how much memory it takes.
+
+    Attributes:
+        parameters: its numbers, each counted once.
+        width: numbers per position.
+        heads: of each attention of the decoder.
+        decoder_layers: of the decoder.
+        vocabulary: its tokens.
+        alignment_heads: whose attention is kept.
+    """
+
+    parameters: int
+    width: int
+    heads: int
+    decoder_layers: int
+    vocabulary: int
+    alignment_heads: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryPlan:
+    """How a batch fits.
+
+    Attributes:
+        slots: windows decoded at once.
+        rows: beams of all of them.
+        encoder_batch: windows encoded at once.
+        weight_bytes: of the weights.
+        cache_bytes: of the buffers that stay.
+        working_bytes: at most, for a moment.
+    """
+
+    slots: int
+    rows: int
+    encoder_batch: int
+    weight_bytes: int
+    cache_bytes: int
+    working_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """All that it takes."""
+        return self.weight_bytes + self.cache_bytes + self.working_bytes + RESERVE_BYTES
+
+
+def shape_of(weights: WhisperWeights) -> ModelShape:
+    """The shape of a model that was read."""
+    # Two names of one tensor (embeddings and projection) are one.
+    different = {id(tensor): tensor.size for tensor in weights.tensors.values()}
+    return ModelShape(
+        parameters=sum(different.values()),
+        width=weights.width,
+        heads=weights.decoder_heads,
+        decoder_layers=weights.layers("decoder"),
+        vocabulary=weights.vocabulary,
+        alignment_heads=len(weights.alignment_heads),
+    )
+
+
+def plan_memory(
+    shape: ModelShape,
+    *,
+    number_bytes: int,
+    max_batch_size: int,
+    beam_size: int = 1,
+    limit_bytes: int | None = None,
+) -> MemoryPlan:
+    """The largest batch, of at most ``max_batch_size``, that fits.
+
+    Args:
+        shape: of the model.
+        number_bytes: of a number computed with: 2 or 4.
+        max_batch_size: windows wanted.
+        beam_size: beams of each, where a job names none.
+        limit_bytes: what may be used; None for no limit.
+
+    Raises:
+        ConfigurationError: a limit that not even one window fits into, or a batch of none.
+    """
+    if max_batch_size < 1:
+        raise ConfigurationError("max_batch_size", max_batch_size, "1 or more")
+    plans = (_plan(shape, number_bytes, slots, beam_size) for slots in range(max_batch_size, 0, -1))
+    for plan in plans:
+        if limit_bytes is None or plan.total_bytes <= limit_bytes:
+            return plan
+    least = _plan(shape, number_bytes, 1, beam_size).total_bytes
+    raise ConfigurationError("memory_limit_bytes", limit_bytes, f"at least {least} for this model")
+
+
+def _plan(shape: ModelShape, number_bytes: int, slots: int, beam_size: int) -> MemoryPlan:
+    rows = max(slots * beam_size, LEAST_ROWS)
+    encoder_batch = min(slots, ENCODER_BATCH)
+    both = 2 * shape.decoder_layers * shape.width * number_bytes
+    seen = shape.alignment_heads * MAX_POSITIONS * FLOAT32_BYTES
+    cache_bytes = (
+        slots * (both * MAX_POSITIONS + INT64_BYTES)
+        + rows * (both * TEXT_POSITIONS + MAX_STEPS * seen + 2 * INT64_BYTES)
+        + MAX_POSITIONS * INT64_BYTES
+    )
+    # Of each window what the encoder made of it, once more side by side, and one layer's keys and values.
+    kept = slots * 4 * shape.width * WINDOW_POSITIONS * number_bytes
+    encoding = encoder_batch * ENCODER_NUMBERS * shape.width * WINDOW_POSITIONS * number_bytes
+    # Attention of the alignment heads, before and after the softmax.
+    reading = slots * TEXT_POSITIONS * (DECODER_NUMBERS * shape.width * number_bytes + 2 * seen)
+    choosing = rows * VOCABULARY_COPIES * shape.vocabulary * FLOAT32_BYTES
+    return MemoryPlan(
+        slots=slots,
+        rows=rows,
+        encoder_batch=encoder_batch,
+        weight_bytes=shape.parameters * number_bytes,
+        cache_bytes=cache_bytes,
+        working_bytes=kept + max(encoding, reading + choosing),
+    )
