@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ray_whisper_streaming.cli.console import configure_logging
-from ray_whisper_streaming.cli.options import Device, Model, PolicyChoice, Quiet, Verbose, VoiceActivity
+from ray_whisper_streaming.cli.options import (
+    Device,
+    Engine,
+    EngineChoice,
+    Model,
+    PolicyChoice,
+    Quiet,
+    Verbose,
+    VoiceActivity,
+)
 
 __all__ = ["evaluate"]
 
 STEP_S = 1.0
 """As the literature has it: what the original's authors measured at."""
-
-
-class EngineChoice(Enum):
-    """What runs the model."""
-
-    auto = "auto"
-    ctranslate2 = "ctranslate2"
-    onnxruntime = "onnxruntime"
 
 
 def evaluate(
@@ -86,10 +86,7 @@ def evaluate(
         int, typer.Option("--streams-at-once", min=1, help="With --real-time: recordings played at a time.")
     ] = 1,
     model: Model = "tiny.en",
-    engine: Annotated[
-        EngineChoice,
-        typer.Option(help="auto: ONNX Runtime on a CPU, CTranslate2 where there is a GPU."),
-    ] = EngineChoice.auto,
+    engine: Engine = EngineChoice.auto,
     device: Device = "auto",
     vad: VoiceActivity = True,
     offline: Annotated[

@@ -18,6 +18,8 @@ __all__ = [
     "Channels",
     "Device",
     "ENGLISH_ONLY",
+    "Engine",
+    "EngineChoice",
     "Hotwords",
     "Language",
     "Model",
@@ -41,6 +43,15 @@ class BackendChoice(Enum):
     local = "local"
     ray = "ray"
     shared = "shared"
+
+
+class EngineChoice(Enum):
+    """What runs the model."""
+
+    auto = "auto"
+    ctranslate2 = "ctranslate2"
+    onnxruntime = "onnxruntime"
+    torch = "torch"
 
 
 class TaskChoice(Enum):
@@ -82,6 +93,12 @@ Backend = Annotated[
     typer.Option(
         help="ray: actors of a Ray cluster (RAY_ADDRESS, or one on this machine); shared: those of 'ray-whisper pool'; "
         "local: threads."
+    ),
+]
+Engine = Annotated[
+    EngineChoice,
+    typer.Option(
+        help="auto: ONNX Runtime on a CPU, CTranslate2 where the worker has a GPU; torch: PyTorch (extra 'torch')."
     ),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where the worker has it.")]

@@ -17,6 +17,8 @@ from ray_whisper_streaming.cli.options import (
     BackendChoice,
     Channels,
     Device,
+    Engine,
+    EngineChoice,
     Hotwords,
     Language,
     Model,
@@ -72,6 +74,7 @@ def demo(
     model: Model = "tiny.en",
     language: Language = AUTO,
     backend: Backend = BackendChoice.ray,
+    engine: Engine = EngineChoice.auto,
     device: Device = "auto",
     workers: Workers = None,
     update_interval: Annotated[
@@ -105,7 +108,7 @@ def demo(
         speed=speed,
         limit_s=limit_s,
         plain=plain,
-        pool_options=_pool_options(model, backend, device, workers),
+        pool_options=_pool_options(model, backend, engine, device, workers),
     )
     raise typer.Exit(asyncio.run(work))
 
@@ -170,6 +173,7 @@ def transcribe(
     rate: Rate = SAMPLE_RATE,
     channels: Channels = 1,
     backend: Backend = BackendChoice.local,
+    engine: Engine = EngineChoice.auto,
     device: Device = "auto",
     workers: Workers = None,
     verbose: Verbose = 0,
@@ -204,7 +208,7 @@ def transcribe(
         at_once=at_once,
         stdin_format=(rate, channels),
         quiet=quiet,
-        pool_options=_pool_options(model, backend, device, workers),
+        pool_options=_pool_options(model, backend, engine, device, workers),
     )
     raise typer.Exit(asyncio.run(work))
 
@@ -223,6 +227,7 @@ def pool(
             show_default=False,
         ),
     ] = None,
+    engine: Engine = EngineChoice.auto,
     device: Device = "auto",
     verbose: Verbose = 0,
     quiet: Quiet = False,
@@ -239,7 +244,11 @@ def pool(
 
     configure_logging(verbose, quiet)
     config = ServerConfig(
-        model=tuple(model or ["tiny.en"]), workers=tuple(workers or ()), device=device, backend="ray"
+        model=tuple(model or ["tiny.en"]),
+        workers=tuple(workers or ()),
+        engine=engine.value,
+        device=device,
+        backend="ray",
     )
     asyncio.run(program.run(config, quiet=quiet))
 
@@ -266,5 +275,13 @@ def _stream_options(model: str, **fields: Any) -> StreamOptions:
     return StreamOptions(**fields)
 
 
-def _pool_options(model: str, backend: BackendChoice, device: str, workers: int | None) -> dict[str, Any]:
-    return {"model": model, "backend": backend.value, "device": device, "workers": workers}
+def _pool_options(
+    model: str, backend: BackendChoice, engine: EngineChoice, device: str, workers: int | None
+) -> dict[str, Any]:
+    return {
+        "model": model,
+        "backend": backend.value,
+        "engine": engine.value,
+        "device": device,
+        "workers": workers,
+    }

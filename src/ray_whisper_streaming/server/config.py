@@ -89,6 +89,11 @@ class ServerConfig:
         "GPU; shared: those that 'ray-whisper pool' keeps in the cluster, for several servers.",
         choices=("local", "ray", "shared"),
     )
+    engine: str = option(
+        "auto",
+        "auto: ONNX Runtime on a CPU, CTranslate2 where the worker has a GPU; torch: PyTorch, of the extra 'torch'.",
+        choices=("auto", "ctranslate2", "onnxruntime", "torch"),
+    )
     device: str = option(
         "auto", "cpu, cuda, or auto: cuda where the worker has it.", choices=("auto", "cpu", "cuda")
     )

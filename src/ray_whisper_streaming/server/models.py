@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
+from typing import get_args
 
 from ray_whisper_streaming.api import AsyncPool, Backend
 from ray_whisper_streaming.core.options import AUTO, StreamOptions
+from ray_whisper_streaming.engines.factory import EngineName
 from ray_whisper_streaming.errors import ConfigurationError, RayWhisperError
 from ray_whisper_streaming.pool.base import PoolStats
 from ray_whisper_streaming.server.config import ServerConfig
@@ -22,6 +24,7 @@ ENGLISH_ONLY = ".en"
 """How the names of Whisper's models for English alone end."""
 
 BACKENDS: dict[str, Backend] = {"local": "local", "ray": "ray", "shared": "shared"}
+ENGINES: dict[str, EngineName] = {name: name for name in get_args(EngineName)}
 
 
 def make_pools(config: ServerConfig, *, named: bool = False) -> list[AsyncPool]:
@@ -40,6 +43,7 @@ def make_pools(config: ServerConfig, *, named: bool = False) -> list[AsyncPool]:
         AsyncPool(
             model,
             backend=BACKENDS[config.backend],
+            engine=ENGINES[config.engine],
             device=config.device,
             compute_type=config.compute_type,
             workers=count,
