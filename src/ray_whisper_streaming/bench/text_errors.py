@@ -12,7 +12,6 @@ import importlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
 from typing import Any, Literal, TypeAlias
 
 from ray_whisper_streaming.engines.tokens import LANGUAGES_WITHOUT_SPACES
@@ -34,8 +33,7 @@ __all__ = [
 EditKind: TypeAlias = Literal["equal", "substitution", "deletion", "insertion"]
 
 CHINESE = ("zh", "yue")
-"""Whisper writes them in either script, whatever the reference has: where OpenCC is installed, both sides are mapped to
-simplified characters."""
+"""Whisper writes them in either script, whatever the reference has: both sides are mapped to simplified characters."""
 
 PLACES = (1, 6, 16, 31, 61, 101)
 """First words of the parts that `errors_by_place` tells apart."""
@@ -168,7 +166,7 @@ def errors_by_place(
 
 def check_extra() -> None:
     """Raise `ModuleNotFoundError`, which says what to install, unless all of the extra ``bench`` is here."""
-    for module in ("jiwer", "psutil", "whisper_normalizer.basic"):
+    for module in ("jiwer", "opencc", "psutil", "whisper_normalizer.basic"):
         extra(module)
 
 
@@ -186,7 +184,7 @@ def _normaliser(language: str) -> Callable[[str], str]:
     if language == "en":
         return extra("whisper_normalizer.english").EnglishTextNormalizer()
     basic = extra("whisper_normalizer.basic").BasicTextNormalizer(split_letters=counts_letters(language))
-    if language in CHINESE and find_spec("opencc") is not None:
+    if language in CHINESE:
         simplified = extra("opencc").OpenCC("t2s").convert
         return lambda text: basic(simplified(text))
     return basic
