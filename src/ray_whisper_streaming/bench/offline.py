@@ -12,6 +12,7 @@ from faster_whisper import WhisperModel
 from ray_whisper_streaming.bench.material import Clip
 from ray_whisper_streaming.engines.ctranslate2 import COMPUTE_TYPE, has_gpu
 from ray_whisper_streaming.engines.models import resolve_model
+from ray_whisper_streaming.errors import ModelNotFound
 
 __all__ = ["BEAM_SIZE", "float_samples", "load_whisper", "transcribe_offline"]
 
@@ -25,7 +26,10 @@ def load_whisper(model: str, device: str = "auto", compute_type: str = "auto") -
         device = "cuda" if has_gpu() else "cpu"
     if compute_type == "auto":
         compute_type = COMPUTE_TYPE[device]
-    return WhisperModel(str(resolve_model(model)), device=device, compute_type=compute_type)
+    try:
+        return WhisperModel(str(resolve_model(model)), device=device, compute_type=compute_type)
+    except (RuntimeError, ValueError) as error:  # such as for a folder of Hugging Face's
+        raise ModelNotFound("model", model, f"one faster-whisper can load ({error})") from error
 
 
 def transcribe_offline(
