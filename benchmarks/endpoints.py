@@ -1,6 +1,6 @@
 """How soon the end of an utterance is told, and how often it is told inside a sentence: recordings played in steps.
 
-    python benchmarks/endpoints.py --variant min_silence_s=0.8 --variant min_silence_s=0.8,sentence_silence_s=0.4
+    python benchmarks/endpoints.py --variant min_silence_s=0.8 --variant min_silence_s=1.2,sentence_silence_s=0.6
 
 Where a sentence ends is read off the punctuation of the references. For those that have none it is taken from an
 offline transcript by another model (``--punctuate``), which knows what follows.
@@ -36,10 +36,11 @@ CLIPS = (
 VARIANTS = (
     "min_silence_s=0.8",
     "min_silence_s=0.5",
-    "min_silence_s=0.8,sentence_silence_s=0.4",
+    "min_silence_s=0.4",
+    "min_silence_s=1.2,sentence_silence_s=0.6",
     "min_silence_s=0.8,sentence_silence_s=0.6",
     "min_silence_s=1.2,sentence_silence_s=0.4",
-    "min_silence_s=1.2,sentence_silence_s=0.6",
+    "min_silence_s=0.8,sentence_silence_s=0.4",
 )
 
 SLACK_S = 1.0
