@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import wave
 from importlib import resources
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
+
+from ray_whisper_streaming.core.jobs import SAMPLE_RATE
+from ray_whisper_streaming.media import decode_file
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SAMPLES = Path(str(resources.files("ray_whisper_streaming") / "samples"))
@@ -80,3 +85,27 @@ def test_streams_beside_the_original(tmp_path, clips):
     assert document["machine"]["cores"] >= 1
     assert "this" in done.stdout
     assert "original" in done.stdout
+
+
+@pytest.mark.model
+@pytest.mark.speech
+def test_ends_of_utterances(tmp_path):
+    """Two halves of a sentence with a second of silence behind each: one end is inside it, the other at its end."""
+    sample = np.concatenate(list(decode_file(SAMPLES / "weather_report.flac")))
+    first, second = sample[: round(1.1 * SAMPLE_RATE)], sample[: round(SPOKEN_S * SAMPLE_RATE)]
+    pause = np.zeros(SAMPLE_RATE, np.int16)
+    with wave.open(str(tmp_path / "halves.wav"), "wb") as file:
+        file.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
+        file.writeframes(np.concatenate((first, pause, second, pause)).tobytes())
+    said = f"Good morning, {SPOKEN}"
+    # The last word begins well before the recording says that it ends, whatever the model thinks.
+    ends_s = [0.6, 1.1, *np.linspace(2.6, 2.1 + SPOKEN_S - 0.4, len(SPOKEN.split()))]
+    words = [{"word": w, "start": end - 0.3, "end": end} for w, end in zip(said.split(), ends_s, strict=True)]
+    entry = {"path": "halves.wav", "language": "en", "text": said, "words": words}
+    (tmp_path / "manifest.jsonl").write_text(json.dumps(entry))
+    arguments = ("--manifest", str(tmp_path / "manifest.jsonl"), "--clips", "halves")
+    done = run("endpoints.py", *arguments, "--variant", "min_silence_s=0.5")
+    assert done.returncode == 0, done.stdout + done.stderr
+    row = json.loads(done.stdout)
+    assert (row["all"]["ends"], row["all"]["inside_sentence"]) == (2, 1)
+    assert 0.5 <= row["all"]["delay_at_sentence_end_s"]["mean"] <= 1.3

@@ -68,6 +68,10 @@ def test_help_loads_no_runtime() -> None:
         (["--language", "xx", "--model", "base"], "language is 'xx'"),
         (["--rate", "100"], "sample_rate is 100"),
         (["--beam-size", "30"], "--beam-size"),
+        (["--min-speech-s", "-1"], "min_speech_s is -1"),
+        (["--min-silence-s", "0"], "min_silence_s is 0"),
+        (["--sentence-silence-s", "0"], "sentence_silence_s is 0"),
+        (["--max-utterance-s", "0.5"], "max_utterance_s is 0.5"),
         ([SOUP, "--output", TOUR], "--output"),
     ],
 )

@@ -94,6 +94,8 @@ def test_ctrl_c_ends_it_with_the_last_words(server: Served) -> None:
         (["listen", "nothing.wav"], 1, "nothing.wav is no file"),
         (["listen", str(SAMPLES / NAME), "--url", "here"], 2, "url is 'here'"),
         (["listen", str(SAMPLES / NAME), "--language", "xx"], 2, "language is 'xx'"),
+        (["listen", str(SAMPLES / NAME), "--sentence-silence-s", "0"], 2, "sentence_silence_s is 0"),
+        (["listen", str(SAMPLES / NAME), "--max-utterance-s", "0"], 2, "max_utterance_s is 0"),
         (["top", "--once", "--url", "http://127.0.0.1:9"], 1, "can't be reached"),
         (["top", "--once", "--url", "here"], 2, "url is 'here'"),
     ],

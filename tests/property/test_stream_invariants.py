@@ -6,14 +6,19 @@ import random
 from dataclasses import replace
 from difflib import SequenceMatcher
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.play import Player, Troubles
-from tests.support.world import World, random_words
+from tests.support.world import World, random_words, voice_of
 
+from ray_whisper_streaming.core.endpointing import VOICE_FRAME
+from ray_whisper_streaming.core.events import SpeechEnded
+from ray_whisper_streaming.core.jobs import SAMPLE_RATE, Int16Samples
 from ray_whisper_streaming.core.options import EndpointingOptions, StreamOptions, TrimmingOptions
 from ray_whisper_streaming.core.transcript import normalise
+from ray_whisper_streaming.core.turns import ends_sentence
 
 quick = settings(max_examples=60)
 seeds = st.integers(0, 2**32 - 1)
@@ -30,6 +35,16 @@ ENDPOINTINGS = (
     EndpointingOptions(min_silence_s=0.2, end_padding_s=0.2),
     EndpointingOptions(min_silence_s=3.0, start_padding_s=0.1, end_padding_s=0.0),
 )
+BY_SENTENCE = (
+    EndpointingOptions(sentence_silence_s=0.3),
+    EndpointingOptions(sentence_silence_s=0.05, end_padding_s=0.0),
+    EndpointingOptions(min_silence_s=3.0, sentence_silence_s=0.6),
+)
+
+
+def whole_frames(audio: Int16Samples) -> Int16Samples:
+    """The audio, filled up with silence as a stream does it."""
+    return np.pad(audio, (0, -len(audio) % VOICE_FRAME))
 
 
 @st.composite
@@ -41,7 +56,7 @@ def stream_options(draw: st.DrawFn) -> StreamOptions:
         commit_delay_s=draw(st.sampled_from((0.3, 0.5, 1.0))),
         update_interval_s=draw(st.sampled_from((0.2, 0.5, 1.0, 3.0))),
         voice_activity=draw(st.booleans()),
-        endpointing=draw(st.sampled_from(ENDPOINTINGS)),
+        endpointing=draw(st.sampled_from(ENDPOINTINGS + BY_SENTENCE)),
         trimming=draw(st.sampled_from(TRIMMINGS)),
         max_utterance_s=draw(st.sampled_from((5.0, 60.0))),
         context=draw(st.booleans()),
@@ -52,7 +67,11 @@ def stream_options(draw: st.DrawFn) -> StreamOptions:
 def worlds(draw: st.DrawFn, *, longest_s: float = 40.0) -> World:
     rng = random.Random(draw(seeds))
     length_s = rng.uniform(0.0, longest_s)
-    return World(random_words(rng, length_s), length_s, seed=draw(seeds))
+    words = tuple(
+        replace(word, text=word.text + rng.choice(("", "", ".", "?", "...", ",")))
+        for word in random_words(rng, length_s)
+    )
+    return World(words, length_s, seed=draw(seeds))
 
 
 troubles = st.builds(
@@ -84,10 +103,33 @@ def test_with_jittery_results_the_invariants_hold(
 
 
 @quick
+@given(worlds(), stream_options(), st.sampled_from(BY_SENTENCE), troubles, seeds)
+def test_an_utterance_ends_behind_silence_and_behind_a_short_one_only_with_a_sentence(
+    world: World, options: StreamOptions, endpointing: EndpointingOptions, trouble: Troubles, seed: int
+) -> None:
+    # Each end by voice has one final, in order: no flushes, and no long utterance split.
+    options = replace(options, voice_activity=True, endpointing=endpointing, max_utterance_s=60.0)
+    player = Player(world, options, random.Random(seed), replace(trouble, flush=0.0)).play()
+    voiced = [p >= endpointing.release for p in voice_of(whole_frames(player.audio))]
+    ends = [event for event in player.events if isinstance(event, SpeechEnded)]
+    for end, final in zip(ends, player.finals, strict=False):
+        last = round((end.at_s - endpointing.end_padding_s) * SAMPLE_RATE / VOICE_FRAME)
+        if end.at_s * SAMPLE_RATE > len(player.audio) - VOICE_FRAME:
+            continue  # the input ended
+        assert voiced[last - 1], "speech ends with voice"
+        silent = next((i for i, each in enumerate(voiced[last:]) if each), len(voiced) - last)
+        sentence = ends_sentence(final.text, "en")
+        wanted_s = endpointing.sentence_silence_s if sentence else endpointing.min_silence_s
+        assert wanted_s is not None
+        assert silent * VOICE_FRAME / SAMPLE_RATE >= wanted_s
+
+
+@quick
 @given(worlds(), stream_options(), seeds, seeds)
 def test_chunking_changes_nothing(world: World, options: StreamOptions, one: int, other: int) -> None:
-    # What depends on when passes happen is left out: the language, and where overlong utterances are split.
-    options = replace(options, language="en", max_utterance_s=60.0)
+    # What depends on when passes happen is left out: the language, and where utterances end by their text.
+    endpointing = replace(options.endpointing, sentence_silence_s=None)
+    options = replace(options, language="en", max_utterance_s=60.0, endpointing=endpointing)
     first = Player(world, options, random.Random(one), chunk_s=(0.001, 0.2)).play()
     second = Player(world, options, random.Random(other), chunk_s=(0.1, 2.0)).play()
     # Texts, not times: a word at the end of a window ends with it, and where windows end is the chunks' doing.

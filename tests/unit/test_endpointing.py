@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from tests.support.world import UNVOICED, VOICED
@@ -91,6 +92,45 @@ def test_a_cut_in_silence_says_nothing() -> None:
     endpointer = Endpointer(OPTIONS)
     endpointer.receive(frames("...."))
     assert endpointer.cut(4 * VOICE_FRAME) == []
+
+
+def test_speech_pauses_when_it_was_silent_long_enough_for_a_sentence_and_for_its_padding() -> None:
+    for sentence_frames, padding_frames, expected in ((3, 2, 3), (2, 4, 4), (9, 2, None)):
+        options = replace(
+            OPTIONS, sentence_silence_s=sentence_frames * FRAME_S, end_padding_s=padding_frames * FRAME_S
+        )
+        endpointer = Endpointer(options)
+        endpointer.receive(frames("..####"))
+        found = None
+        for silent in range(1, 8):
+            endpointer.receive(frames("."))
+            found = silent if endpointer.pausing and found is None else found
+        assert found == expected
+
+
+def test_without_the_option_speech_never_pauses_and_in_silence_there_is_nothing_to_end() -> None:
+    endpointer = Endpointer(OPTIONS)
+    endpointer.receive(frames("####...."))
+    assert not endpointer.pausing
+    endpointer = Endpointer(replace(OPTIONS, sentence_silence_s=2 * FRAME_S))
+    endpointer.receive(frames("........"))
+    assert not endpointer.pausing
+
+
+def test_speech_ended_in_a_pause_ends_where_silence_alone_would_have_ended_it() -> None:
+    endpointer = Endpointer(replace(OPTIONS, sentence_silence_s=3 * FRAME_S))
+    endpointer.receive(frames("..####..."))
+    assert endpointer.end_now() == Boundary(8 * VOICE_FRAME, False)
+    assert not endpointer.pausing
+    assert endpointer.receive(frames("....")) == []
+    assert boundaries("..####......")[-1] == (8, False)
+
+
+def test_who_goes_on_after_an_early_end_begins_anew_without_overlap() -> None:
+    endpointer = Endpointer(replace(OPTIONS, sentence_silence_s=2 * FRAME_S))
+    endpointer.receive(frames("..####.."))
+    end = endpointer.end_now()
+    assert endpointer.receive(frames("##")) == [Boundary(end.sample, True)]
 
 
 def test_silence_is_let_go_but_for_the_padding() -> None:

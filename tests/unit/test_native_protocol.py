@@ -138,7 +138,7 @@ def test_every_option_arrives() -> None:
         "update_interval": 0.9,
         "beam_size": 2,
         "voice_activity": False,
-        "endpointing": {"threshold": 0.2, "min_speech": 0.1, "min_silence": 0.1},
+        "endpointing": {"threshold": 0.2, "min_speech": 0.1, "min_silence": 0.1, "sentence_silence": 0.07},
         "trim_at": "sentence",
         "max_utterance": 20,
     }
@@ -152,6 +152,7 @@ def test_every_option_arrives() -> None:
     assert options.trimming.at == "sentence"
     endpointing = options.endpointing
     assert (endpointing.threshold, endpointing.min_speech_s, endpointing.min_silence_s) == (0.2, 0.1, 0.1)
+    assert endpointing.sentence_silence_s == 0.07
     assert endpointing.release <= 0.2  # what the library wants of them still holds
     assert endpointing.end_padding_s <= 0.1
 

@@ -22,6 +22,7 @@ WRONG: list[tuple[type, str, Any]] = [
     (EndpointingOptions, "release", -0.1),
     (EndpointingOptions, "min_speech_s", -1.0),
     (EndpointingOptions, "min_silence_s", 0.0),
+    (EndpointingOptions, "sentence_silence_s", 0.0),
     (EndpointingOptions, "start_padding_s", math.nan),
     (EndpointingOptions, "end_padding_s", 0.9),
     (TrimmingOptions, "at", "letter"),

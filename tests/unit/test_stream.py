@@ -169,6 +169,65 @@ def test_speech_that_begins_right_after_an_end_is_a_new_utterance_without_overla
     assert ends[0] <= starts[1]
 
 
+SENTENCES = replace(ENGLISH, endpointing=EndpointingOptions(min_silence_s=1.0, sentence_silence_s=0.4))
+
+
+def finals_after(text: str, silence_s: float, options: StreamOptions = SENTENCES) -> list[Event]:
+    """Ends and finals of a stream that heard a second of speech and so much silence, as it comes."""
+    stream = Stream("s", options)
+    push(stream, loud(1.0))
+    events: list[Event] = []
+    for _ in range(round(silence_s / 0.1)):
+        push(stream, silence(0.1))
+        if (job := stream.next_job(0.0)) is not None:
+            answer(stream, job, Word(text, 0.2, 0.9))
+        events += stream.events()
+    return [event for event in events if isinstance(event, (SpeechEnded, Final))]
+
+
+def test_a_finished_sentence_ends_an_utterance_sooner_than_silence_alone() -> None:
+    assert finals_after(" Yes.", 0.3) == []
+    early = finals_after(" Yes.", 0.6)
+    assert kinds(early) == ["SpeechEnded", "Final"]
+    assert early == finals_after(" Yes.", 1.3, replace(SENTENCES, endpointing=EndpointingOptions()))
+
+
+@pytest.mark.parametrize("text", [" Yes", " Yes,", " the.", " 41."])
+def test_an_unfinished_one_waits_for_the_silence(text: str) -> None:
+    assert finals_after(text, 0.9) == []
+    assert kinds(finals_after(text, 1.3)) == ["SpeechEnded", "Final"]
+
+
+def test_a_pause_is_heard_at_once_however_far_apart_passes_are() -> None:
+    assert kinds(finals_after(" Yes.", 0.6, replace(SENTENCES, update_interval_s=10.0))) == [
+        "SpeechEnded",
+        "Final",
+    ]
+
+
+def test_a_pass_that_did_not_hear_the_last_voice_ends_nothing() -> None:
+    stream = Stream("s", SENTENCES)
+    push(stream, loud(1.0))
+    job = next_job(stream)
+    push(stream, np.concatenate((loud(0.5), silence(0.5))))
+    answer(stream, job, Word(" Yes.", 0.2, 0.9))
+    assert not {"SpeechEnded", "Final"} & set(kinds(stream.events()))
+    job = next_job(stream)
+    answer(stream, job, Word(" Yes.", 0.2, 0.9), Word(" Sir.", 1.0, 1.4))
+    final = stream.events()[-1]
+    assert isinstance(final, Final)
+    assert final.text == "Yes. Sir."
+
+
+def test_who_goes_on_while_a_pass_runs_is_not_interrupted() -> None:
+    stream = Stream("s", SENTENCES)
+    push(stream, np.concatenate((loud(1.0), silence(0.5))))
+    job = next_job(stream)
+    push(stream, loud(0.2))
+    answer(stream, job, Word(" Yes.", 0.2, 0.9))
+    assert not {"SpeechEnded", "Final"} & set(kinds(stream.events()))
+
+
 @pytest.mark.parametrize("extra", [1, 100, 256, 511])
 def test_an_utterance_that_ends_in_the_last_unfilled_frame(extra: int) -> None:
     # The frame is filled up with silence; the utterance must not end behind the audio there is.

@@ -14,9 +14,13 @@ from ray_whisper_streaming.cli.options import (
     Channels,
     Hotwords,
     Language,
+    MaxUtterance,
+    MinSilence,
+    MinSpeech,
     Prompt,
     Quiet,
     Rate,
+    SentenceSilence,
     Task,
     TaskChoice,
     Url,
@@ -25,8 +29,11 @@ from ray_whisper_streaming.cli.options import (
 )
 from ray_whisper_streaming.core.jobs import SAMPLE_RATE
 from ray_whisper_streaming.core.options import AUTO
+from ray_whisper_streaming.wire.native_messages import Endpointing, Options
 
 __all__ = ["listen", "top"]
+
+DEFAULTS, ENDPOINTING = Options(), Endpointing()
 
 
 class LiveFormatChoice(Enum):
@@ -51,6 +58,10 @@ def listen(
     prompt: Prompt = "",
     hotwords: Hotwords = "",
     vad: VoiceActivity = True,
+    min_speech: MinSpeech = ENDPOINTING.min_speech,
+    min_silence: MinSilence = ENDPOINTING.min_silence,
+    sentence_silence: SentenceSilence = ENDPOINTING.sentence_silence,
+    max_utterance: MaxUtterance = DEFAULTS.max_utterance,
     form: Annotated[
         LiveFormatChoice,
         typer.Option(
@@ -89,6 +100,10 @@ def listen(
         "prompt": prompt,
         "hotwords": hotwords,
         "voice_activity": vad,
+        "endpointing": Endpointing(
+            min_speech=min_speech, min_silence=min_silence, sentence_silence=sentence_silence
+        ),
+        "max_utterance": max_utterance,
         "sample_rate": rate,
         "channels": channels,
     }

@@ -22,11 +22,15 @@ __all__ = [
     "EngineChoice",
     "Hotwords",
     "Language",
+    "MaxUtterance",
+    "MinSilence",
+    "MinSpeech",
     "Model",
     "PolicyChoice",
     "Prompt",
     "Quiet",
     "Rate",
+    "SentenceSilence",
     "Task",
     "TaskChoice",
     "Url",
@@ -119,6 +123,26 @@ Prompt = Annotated[
 Hotwords = Annotated[str, typer.Option(help="Terms to favour.", show_default=False)]
 VoiceActivity = Annotated[
     bool, typer.Option(help="Listen for voice: silence is not decoded, utterances end by themselves.")
+]
+MinSpeech = Annotated[
+    float, typer.Option("--min-speech-s", help="Voice shorter than this, in seconds, begins no utterance.")
+]
+MinSilence = Annotated[
+    float, typer.Option("--min-silence-s", help="Silence that ends an utterance, in seconds.")
+]
+SentenceSilence = Annotated[
+    float | None,
+    typer.Option(
+        "--sentence-silence-s",
+        help="Shorter silence, in seconds, that ends one whose text ends like a finished sentence.",
+        show_default=False,
+    ),
+]
+MaxUtterance = Annotated[
+    float,
+    typer.Option(
+        "--max-utterance-s", help="A longer utterance is reported in parts, at sentence ends if it can be."
+    ),
 ]
 Rate = Annotated[int, typer.Option(help="Samples per second of raw audio.")]
 Channels = Annotated[int, typer.Option(help="Channels of raw audio, interleaved; they are mixed.")]

@@ -21,11 +21,15 @@ from ray_whisper_streaming.cli.options import (
     EngineChoice,
     Hotwords,
     Language,
+    MaxUtterance,
+    MinSilence,
+    MinSpeech,
     Model,
     PolicyChoice,
     Prompt,
     Quiet,
     Rate,
+    SentenceSilence,
     Task,
     TaskChoice,
     Verbose,
@@ -36,10 +40,13 @@ from ray_whisper_streaming.cli.options import (
 from ray_whisper_streaming.core.jobs import SAMPLE_RATE
 from ray_whisper_streaming.core.options import AUTO
 from ray_whisper_streaming.server.config import ServerConfig
+from ray_whisper_streaming.wire.native_messages import Endpointing
 
 __all__ = ["demo", "models", "pool", "transcribe"]
 
-LIVE_INTERVAL_S = StreamOptions().update_interval_s
+DEFAULTS, ENDPOINTING = StreamOptions(), Endpointing()
+
+LIVE_INTERVAL_S = DEFAULTS.update_interval_s
 
 FILE_INTERVAL_S = 10.0
 """New audio between two passes where nobody waits for partials, in seconds."""
@@ -150,6 +157,10 @@ def transcribe(
         ),
     ] = None,
     vad: VoiceActivity = True,
+    min_speech: MinSpeech = ENDPOINTING.min_speech,
+    min_silence: MinSilence = ENDPOINTING.min_silence,
+    sentence_silence: SentenceSilence = ENDPOINTING.sentence_silence,
+    max_utterance: MaxUtterance = DEFAULTS.max_utterance_s,
     form: Annotated[
         FormatChoice,
         typer.Option(
@@ -201,6 +212,10 @@ def transcribe(
             beam_size=beam_size,
             update_interval_s=update_interval or interval_s,
             voice_activity=vad,
+            endpointing=Endpointing(
+                min_speech=min_speech, min_silence=min_silence, sentence_silence=sentence_silence
+            ).stream_options(),
+            max_utterance_s=max_utterance,
         ),
         realtime=realtime,
         form=form.value,

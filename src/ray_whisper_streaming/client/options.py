@@ -52,6 +52,7 @@ def make_options(given: dict[str, Any]) -> Options:
             threshold=endpointing.threshold,
             min_speech=endpointing.min_speech_s,
             min_silence=endpointing.min_silence_s,
+            sentence_silence=endpointing.sentence_silence_s,
         )
     try:
         # Words are needed to go on in another session.

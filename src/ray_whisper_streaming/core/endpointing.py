@@ -57,6 +57,10 @@ class Endpointer:
         self._options = options
         self._speech_frames = max(1, math.ceil(options.min_speech_s * SAMPLE_RATE / VOICE_FRAME))
         self._silence = round(options.min_silence_s * SAMPLE_RATE)
+        sentence_s = options.sentence_silence_s
+        # Not before the padding was heard: speech can't have ended in the future.
+        sentence_s = None if sentence_s is None else max(sentence_s, options.end_padding_s)
+        self._sentence_silence = None if sentence_s is None else round(sentence_s * SAMPLE_RATE)
         self._start_padding = round(options.start_padding_s * SAMPLE_RATE)
         self._end_padding = round(options.end_padding_s * SAMPLE_RATE)
         self._onset: int | None = None
@@ -66,6 +70,18 @@ class Endpointer:
         self.speaking = False
         self.voiced_until = 0
         self.voice = VoiceMap()
+
+    @property
+    def end_if_silent(self) -> int:
+        """Where the speech under way will have ended if no more voice comes."""
+        return self.voiced_until + self._end_padding
+
+    @property
+    def pausing(self) -> bool:
+        """Whether speech is under way, and silent for so long that it is over if its text ends like a sentence."""
+        if self._sentence_silence is None or not self.speaking:
+            return False
+        return self.position - self.voiced_until >= self._sentence_silence
 
     @property
     def silent_until(self) -> int:
@@ -85,7 +101,7 @@ class Endpointer:
                 self.voiced_until = self.position
             if self.speaking:
                 if not voiced and self.position - self.voiced_until >= self._silence:
-                    found.append(self._end(self.voiced_until + self._end_padding))
+                    found.append(self._end(self.end_if_silent))
             elif voiced:
                 self._onset = start if self._onset is None else self._onset
                 self._onset_frames += 1
@@ -95,6 +111,10 @@ class Endpointer:
             else:
                 self._onset, self._onset_frames = None, 0
         return found
+
+    def end_now(self) -> Boundary:
+        """While `pausing`: end the speech under way where its voice ended."""
+        return self._end(self.end_if_silent)
 
     def cut(self, sample: int) -> list[Boundary]:
         """The input was flushed at ``sample``: speech under way ends there, frames are counted from there."""

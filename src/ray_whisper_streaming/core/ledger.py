@@ -18,15 +18,15 @@ OVERLONG = 1.5
 class Ledger:
     """Keeps what was committed, as far as it is needed again.
 
-    `window` holds the committed words whose audio is still in the window, `context` the text before them, and the
-    words of the utterance under way wait for its `Final`. Words further back are only counted.
+    `window` holds the committed words whose audio is still in the window, `context` the text before them, and
+    `utterance` those of the utterance under way, which wait for its `Final`. Words further back are only counted.
     """
 
     def __init__(self, context: ContextText, max_utterance_s: float) -> None:
         self.window: list[Word] = []
         self.context = context
         self._max_utterance_s = max_utterance_s
-        self._utterance: list[Word] = []
+        self.utterance: list[Word] = []
         self._utterances = 0
         self._count = 0
         self._last_start_s = 0.0
@@ -48,7 +48,7 @@ class Ledger:
             self.last_end_s = max(self.last_end_s, taken[-1].end_s)
         self._count += len(taken)
         self.window += taken
-        self._utterance += taken
+        self.utterance += taken
         return Committed(words=tuple(taken), first_index=event_index)
 
     def trim(self, cut_s: float) -> None:
@@ -62,17 +62,17 @@ class Ledger:
 
     def split_overlong(self) -> Final | None:
         """End the utterance under way if it is longer than allowed and this is a good place."""
-        if not self._utterance:
+        if not self.utterance:
             return None
-        length_s = self._utterance[-1].end_s - self._utterance[0].start_s
-        at_sentence = self._utterance[-1].text.rstrip().endswith(SENTENCE_ENDINGS)
+        length_s = self.utterance[-1].end_s - self.utterance[0].start_s
+        at_sentence = self.utterance[-1].text.rstrip().endswith(SENTENCE_ENDINGS)
         if length_s < self._max_utterance_s * (1.0 if at_sentence else OVERLONG):
             return None
         return self.finish(end_of_stream=False)
 
     def finish(self, *, end_of_stream: bool) -> Final:
         """End the utterance under way."""
-        final = Final(utterance=self._utterances, words=tuple(self._utterance), end_of_stream=end_of_stream)
+        final = Final(utterance=self._utterances, words=tuple(self.utterance), end_of_stream=end_of_stream)
         self._utterances += 1
-        self._utterance = []
+        self.utterance = []
         return final

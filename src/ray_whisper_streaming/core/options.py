@@ -46,6 +46,9 @@ class EndpointingOptions:
             one weak syllable doesn't end a word.
         min_speech_s: voice shorter than this does not start an utterance: clicks.
         min_silence_s: silence that ends an utterance. Shorter: faster finals, sentences cut in two.
+        sentence_silence_s: silence that ends an utterance whose text so far ends like a finished sentence; None:
+            the text does not matter. It has an effect where it is shorter than ``min_silence_s``, which may then
+            be longer.
         start_padding_s: audio kept before the first voiced frame: soft consonants.
         end_padding_s: audio kept behind the last voiced frame.
     """
@@ -54,6 +57,7 @@ class EndpointingOptions:
     release: float = 0.35
     min_speech_s: float = 0.06
     min_silence_s: float = 0.8
+    sentence_silence_s: float | None = None
     start_padding_s: float = 0.3
     end_padding_s: float = 0.2
 
@@ -62,6 +66,8 @@ class EndpointingOptions:
         check_range("release", self.release, 0.0, self.threshold)
         check_range("min_speech_s", self.min_speech_s, 0.0, 10.0)
         check_range("min_silence_s", self.min_silence_s, 0.05, 60.0)
+        if self.sentence_silence_s is not None:
+            check_range("sentence_silence_s", self.sentence_silence_s, 0.05, 60.0)
         check_range("start_padding_s", self.start_padding_s, 0.0, 5.0)
         check_range("end_padding_s", self.end_padding_s, 0.0, self.min_silence_s)
 

@@ -15,6 +15,7 @@ committed.
     open          enough new audio, no job in flight     open          next_job: the window up to now
     open          result                                 open          commit, partial, trim
     open          voice ends, flush or end of input      closing       the region gets its end
+    open          short silence behind a whole sentence  closing       the same (with ``sentence_silence_s``)
     closing       no job in flight                       closing       next_job: the rest, marked final
     closing       result of the final job                idle / open   commit the rest, Final; next region
     any           failure that may pass                  the same      JobFailed; the same audio again later
@@ -61,6 +62,7 @@ from ray_whisper_streaming.core.prompting import ContextText
 from ray_whisper_streaming.core.stitching import count_known_words, count_prefix_words
 from ray_whisper_streaming.core.transcript import Word
 from ray_whisper_streaming.core.trimming import choose_cut_s
+from ray_whisper_streaming.core.turns import ends_sentence
 from ray_whisper_streaming.errors import Overloaded, RayWhisperError, StreamClosed, TranscriptionError
 
 __all__ = ["Stream"]
@@ -431,6 +433,7 @@ class Stream:
                 continue
             if region is not self._entered:
                 self._enter(region)
+            self._end_behind_sentence(region)
             if region.end is None or self._decoded_until < region.end or self._free_pass:
                 break
             # All of it was heard: another pass would tell nothing new.
@@ -439,6 +442,16 @@ class Stream:
         if not self._regions:
             end = self._heard_until if self._endpointer is None else self._endpointer.silent_until
             self._leave_behind(min(end, self._heard_until))
+
+    def _end_behind_sentence(self, region: _Region) -> None:
+        """End an open region at a pause, if a pass heard it to there and its text ends like a sentence."""
+        endpointer = self._endpointer
+        if region.end is not None or endpointer is None or not endpointer.pausing or self._free_pass:
+            return
+        last = (self._rest or self._ledger.utterance)[-1:]
+        heard = self._decoded_until >= endpointer.end_if_silent
+        if heard and last and ends_sentence(last[0].text, self._language.language):
+            self._apply([endpointer.end_now()])
 
     def _confirm(self, point: _FlushPoint) -> None:
         if point.flush_id is not None:
@@ -471,11 +484,14 @@ class Stream:
         """Whether a pass up to ``end`` could tell anything new."""
         if end - self._window_start >= MAX_WINDOW:
             return end > self._decoded_until
+        endpointer = self._endpointer
+        if endpointer is not None and endpointer.pausing and self._decoded_until < endpointer.end_if_silent:
+            return True  # whether a sentence ended
         if end - self._decoded_until < self.interval_s * SAMPLE_RATE:
             return False
-        if self._endpointer is None or self._rest:
+        if endpointer is None or self._rest:
             return True
-        return self._endpointer.voiced_until > self._decoded_until - round(SETTLE_S * SAMPLE_RATE)
+        return endpointer.voiced_until > self._decoded_until - round(SETTLE_S * SAMPLE_RATE)
 
     def _take(self, job_id: str) -> Job | None:
         job = self._in_flight

@@ -58,6 +58,19 @@ class Endpointing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     threshold: float = _ENDPOINTING.threshold
     min_speech: float = _ENDPOINTING.min_speech_s
     min_silence: float = _ENDPOINTING.min_silence_s
+    sentence_silence: float | None = _ENDPOINTING.sentence_silence_s
+
+    def stream_options(self) -> EndpointingOptions:
+        """The same for a stream. Raises `ConfigurationError`."""
+        return EndpointingOptions(
+            threshold=self.threshold,
+            release=min(_ENDPOINTING.release, self.threshold),
+            min_speech_s=self.min_speech,
+            min_silence_s=self.min_silence,
+            sentence_silence_s=self.sentence_silence,
+            # Padding longer than the silence would reach into what is said next.
+            end_padding_s=max(0.0, min(_ENDPOINTING.end_padding_s, self.min_silence)),
+        )
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="options"):
@@ -92,7 +105,6 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             ConfigurationError: an option has a value it can't have.
         """
         hotwords = self.hotwords if isinstance(self.hotwords, str) else ", ".join(self.hotwords)
-        silence_s = self.endpointing.min_silence
         return StreamOptions(
             model=self.model,
             language=self.language,
@@ -106,14 +118,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             update_interval_s=self.update_interval,
             beam_size=self.beam_size,
             voice_activity=self.voice_activity,
-            endpointing=EndpointingOptions(
-                threshold=self.endpointing.threshold,
-                release=min(_ENDPOINTING.release, self.endpointing.threshold),
-                min_speech_s=self.endpointing.min_speech,
-                min_silence_s=silence_s,
-                # Padding longer than the silence would reach into what is said next.
-                end_padding_s=max(0.0, min(_ENDPOINTING.end_padding_s, silence_s)),
-            ),
+            endpointing=self.endpointing.stream_options(),
             trimming=TrimmingOptions(at=self.trim_at),
             max_utterance_s=self.max_utterance,
         )
