@@ -339,7 +339,7 @@ def test_a_made_up_answer_is_not_believed() -> None:
 
 def test_the_context_is_what_was_trimmed_away() -> None:
     options = replace(ENGLISH, context=True)
-    player = play(" ".join(f"word{i}" for i in range(60)), options)
+    player = play(" ".join(f"{i * 7919}" for i in range(60)), options)
     context = player.applied[-1].context
     start_s = player.applied[-1].start_sample / SAMPLE_RATE
     told = [word for word in player.words if word.text.strip() in context.split()]
