@@ -7,22 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
+from ray_whisper_streaming.core.options import check_range
 from ray_whisper_streaming.core.transcript import Word, join_text, segment_words
 
-__all__ = ["Cue", "make_cues", "to_srt", "to_vtt"]
-
-LINE_LENGTH = 42
-"""Latin letters in a line (Netflix's timed text guide; the BBC's is 37). A Chinese, Japanese or Korean character takes
-the room of two."""
-
-MAX_CUE_S = 7.0
-"""A cue stays no longer (Netflix, BBC)."""
-
-MIN_CUE_S = 5 / 6
-"""A cue stays no shorter, where the next one lets it (Netflix: 5/6 s)."""
-
-LETTERS_PER_S = 20.0
-"""A cue stays long enough to be read at this speed, where the next one lets it (Netflix: 20, for adults)."""
+__all__ = ["Cue", "SubtitleOptions", "make_cues", "to_srt", "to_vtt"]
 
 PAUSE_S = 1.0
 """A pause between two words that ends a cue."""
@@ -36,6 +24,41 @@ WIDE = frozenset("WF")
 """Unicode's East Asian widths of characters twice as wide as Latin letters."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubtitleOptions:
+    """How subtitles are to look: by default as Netflix's timed text guide has them. Checked when made.
+
+    Attributes:
+        line_length: Latin letters in a line (Netflix: 42; the BBC: 37). A Chinese, Japanese or Korean character takes
+            the room of two. A single word that is longer stays whole.
+        lines: lines of a cue, 1 or 2.
+        letters_per_s: reading speed (Netflix: 20 for adults, 17 for children). A cue stays long enough for it, never
+            into the next one: words are shown when they are said, and where that is faster than this they have to
+            be read faster.
+        min_cue_s: a cue stays no shorter (Netflix: 5/6 s), where the next one lets it.
+        max_cue_s: a cue stays no longer (Netflix, BBC: 7 s).
+
+    Raises:
+        ConfigurationError: a value out of its range.
+    """
+
+    line_length: int = 42
+    lines: int = 2
+    letters_per_s: float = 20.0
+    min_cue_s: float = 5 / 6
+    max_cue_s: float = 7.0
+
+    def __post_init__(self) -> None:
+        check_range("line_length", self.line_length, 10, 200)
+        check_range("lines", self.lines, 1, 2)
+        check_range("letters_per_s", self.letters_per_s, 1.0, 100.0)
+        check_range("max_cue_s", self.max_cue_s, 0.5, 60.0)
+        check_range("min_cue_s", self.min_cue_s, 0.0, self.max_cue_s)
+
+
+DEFAULTS = SubtitleOptions()
+
+
 @dataclass(frozen=True, slots=True)
 class Cue:
     """What is shown from ``start_s`` to ``end_s``: one or two lines."""
@@ -45,25 +68,28 @@ class Cue:
     lines: tuple[str, ...]
 
 
-def make_cues(words: Sequence[Word]) -> list[Cue]:
+def make_cues(words: Sequence[Word], options: SubtitleOptions = DEFAULTS) -> list[Cue]:
     """Cut words into cues: at sentences and pauses and, where one is too long for a cue, into parts of like length.
 
     Args:
         words: in order, word starts never going back; as committed by a stream.
+        options: how long lines and cues may be.
 
     Returns:
         Cues in order that don't overlap.
     """
-    groups = [group for segment in segment_words(words, PAUSE_S) for group in _fitting(segment.words)]
+    sentences = segment_words(words, PAUSE_S)
+    groups = [group for sentence in sentences for group in _fitting(sentence.words, options)]
     cues: list[Cue] = []
     for group, following in zip_longest(groups, groups[1:]):
         start_s = group[0].start_s
-        reading_s = _width(join_text(group)) / LETTERS_PER_S
-        end_s = min(max(group[-1].end_s, start_s + MIN_CUE_S, start_s + reading_s), start_s + MAX_CUE_S)
+        reading_s = _width(join_text(group)) / options.letters_per_s
+        end_s = max(group[-1].end_s, start_s + options.min_cue_s, start_s + reading_s)
+        end_s = min(end_s, start_s + options.max_cue_s)
         # (Two cues may start at the same moment: no time at all would hide the first.)
         if following is not None and following[0].start_s > start_s:
             end_s = min(end_s, following[0].start_s)
-        cues.append(Cue(start_s, end_s, _lines(group)))
+        cues.append(Cue(start_s, end_s, _lines(group, options)))
     return cues
 
 
@@ -86,18 +112,19 @@ def to_vtt(cues: Iterable[Cue]) -> str:
     return "\n".join(("WEBVTT\n", *blocks))
 
 
-def _fitting(words: Sequence[Word]) -> list[Sequence[Word]]:
+def _fitting(words: Sequence[Word], options: SubtitleOptions) -> list[Sequence[Word]]:
     """The words in as many parts as it takes for each to fit into a cue."""
-    short = words[-1].end_s - words[0].start_s <= MAX_CUE_S
-    if len(words) == 1 or (short and all(_width(line) <= LINE_LENGTH for line in _lines(words))):
+    short = words[-1].end_s - words[0].start_s <= options.max_cue_s
+    fits = all(_width(line) <= options.line_length for line in _lines(words, options))
+    if len(words) == 1 or (short and fits):
         return [words]
     middle = _best_break(words)
-    return [*_fitting(words[:middle]), *_fitting(words[middle:])]
+    return [*_fitting(words[:middle], options), *_fitting(words[middle:], options)]
 
 
-def _lines(words: Sequence[Word]) -> tuple[str, ...]:
+def _lines(words: Sequence[Word], options: SubtitleOptions) -> tuple[str, ...]:
     text = join_text(words)
-    if len(words) == 1 or _width(text) <= LINE_LENGTH:
+    if options.lines == 1 or len(words) == 1 or _width(text) <= options.line_length:
         return (text,)
     middle = _best_break(words)
     return join_text(words[:middle]), join_text(words[middle:])

@@ -72,6 +72,7 @@ def test_help_loads_no_runtime() -> None:
         (["--min-silence-s", "0"], "min_silence_s is 0"),
         (["--sentence-silence-s", "0"], "sentence_silence_s is 0"),
         (["--max-utterance-s", "0.5"], "max_utterance_s is 0.5"),
+        (["--lines", "3"], "lines is 3"),
         ([SOUP, "--output", TOUR], "--output"),
     ],
 )
@@ -104,13 +105,15 @@ def test_a_bad_file_does_not_cost_the_good_ones(tmp_path: Path) -> None:
 
 @pytest.mark.model
 def test_subtitles_into_a_folder(tmp_path: Path) -> None:
-    done = run("transcribe", TOUR, TOUR, "--format", "srt", "--output", str(tmp_path / "texts"))
+    looks = ("--line-length", "30", "--lines", "1")
+    done = run("transcribe", TOUR, TOUR, "--format", "srt", *looks, "--output", str(tmp_path / "texts"))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     first, second = sorted((tmp_path / "texts").iterdir())
     assert (first.name, second.name) == ("city_tour-2.srt", "city_tour.srt")
     cues = first.read_text().split("\n\n")
     assert re.match(r"1\n00:00:00,\d{3} --> 00:00:0\d,\d{3}\nWelcome to the old town", cues[0], re.IGNORECASE)
-    assert all(len(line) <= 42 for line in first.read_text().splitlines())
+    assert all(len(line) <= 30 for line in first.read_text().splitlines())
+    assert all(len(cue.split("\n")) == 3 for cue in first.read_text().strip().split("\n\n"))
 
 
 @pytest.mark.model

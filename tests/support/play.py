@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from tests.support.world import LOUD, World, voice_of
@@ -104,6 +105,10 @@ class Player:
         self.check_end()
         return self
 
+    def hear(self, job: Job, **facts: Any) -> Result:
+        """The answer to a job."""
+        return self.world.result(job, **facts)
+
     def push(self, seconds: float) -> None:
         count = max(1, round(seconds * SAMPLE_RATE))
         chunk = self.audio[self._sent : self._sent + count]
@@ -170,7 +175,7 @@ class Player:
             self._failures_in_a_row = 0
             self._failed = None
             facts = {} if job.language else {"language_probability": self.rng.choice((0.3, 0.7, 0.9))}
-            result = self.world.result(job, **facts)
+            result = self.hear(job, **facts)
             self.stream.receive_result(result)
             self.applied.append(job)
             self.answered.append(result)

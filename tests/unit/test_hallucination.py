@@ -5,6 +5,8 @@ from tests.support.world import say
 
 from ray_whisper_streaming.core.endpointing import VoiceMap
 from ray_whisper_streaming.core.hallucination import (
+    COMPRESSION_RATIO_LIMIT,
+    compression_ratio,
     cut_crowd,
     cut_repetition,
     drop_unvoiced,
@@ -95,3 +97,9 @@ def test_words_that_take_no_time_are_cut() -> None:
     assert cut_crowd([*said, *made_up]) == said
     assert cut_crowd([*said, *made_up[:2]]) == [*said, *made_up[:2]]
     assert cut_crowd([*made_up[:2], *said, *made_up[:2]]) == [*made_up[:2], *said, *made_up[:2]]
+
+
+def test_compression_tells_loops_from_speech() -> None:
+    speech = "Good morning, and here is the weather for today. It will be cloudy along the coast."
+    assert compression_ratio("") == 0.0
+    assert compression_ratio(speech) < COMPRESSION_RATIO_LIMIT < compression_ratio("and so on " * 20)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 from tests.support.world import say
 
 from ray_whisper_streaming.core.ledger import OVERLONG, Ledger
@@ -53,18 +54,32 @@ def test_trimmed_words_become_context() -> None:
 def test_context_is_short_and_begins_with_a_whole_word() -> None:
     context = ContextText(carry=True)
     for number in range(200):
-        context.append(f" word{number}")
+        context.append(f" {number * 7919:07}")
     text = str(context)
     assert len(text) <= CONTEXT_CHARACTERS
-    assert text.startswith("word")
-    assert text.endswith(" word199")
+    assert len(text.split()[0]) == 7
+    assert text.endswith(f" {199 * 7919:07}")
 
 
 def test_context_without_spaces_is_short_too() -> None:
     context = ContextText(carry=True)
-    for _ in range(300):
-        context.append("語")
+    for number in range(300):
+        context.append(chr(ord("一") + number))
     assert len(str(context)) == CONTEXT_CHARACTERS
+
+
+@pytest.mark.parametrize("phrase", [" Thank you.", " no", "谢谢观看。"])
+def test_a_loop_is_no_context_but_what_follows_is_again(phrase: str) -> None:
+    context = ContextText(carry=True)
+    for _ in range(3):
+        context.append(phrase)
+    assert str(context), "people do say things three times"
+    for _ in range(30):
+        context.append(phrase)
+    assert str(context) == ""
+    for number in range(100):
+        context.append(f" {number * 7919}")
+    assert str(context).endswith(f" {99 * 7919}")
 
 
 def test_context_can_be_left_out_and_forgotten() -> None:

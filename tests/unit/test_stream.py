@@ -365,6 +365,18 @@ def test_words_said_again_and_again_are_all_kept() -> None:
     assert join_text(play(said).words) == said.replace("| ", "")
 
 
+@pytest.mark.parametrize("policy", ["hybrid", "agreement"])
+def test_a_comma_that_comes_and_goes_blocks_and_doubles_nothing(policy: Any) -> None:
+    stream = Stream("s", replace(WITHOUT_VOICE, policy=policy, commit_delay_s=5.0))
+    told: list[str] = []
+    for text in ("well no no more", "Well, no. No more", "well no no more,", '"WELL no no" more'):
+        push(stream, loud(1.5))
+        words = (replace(word, probability=0.1) for word in say(text, 0.1, word_s=0.2, gap_s=0.05))
+        answer(stream, next_job(stream), *words)
+        told += [event.text for event in stream.events() if isinstance(event, Committed)]
+    assert told == ["Well, no. No more"], "as the pass spelled it that confirmed it"
+
+
 def test_words_behind_more_repetitions_than_believed_are_not_lost() -> None:
     said = "no no no no no no no no stop it now please and listen to me"
     for policy in ("cutoff", "agreement", "hybrid"):
@@ -386,7 +398,7 @@ def test_a_made_up_answer_is_not_believed() -> None:
 
 def test_the_context_is_what_was_trimmed_away() -> None:
     options = replace(ENGLISH, context=True)
-    player = play(" ".join(f"word{i}" for i in range(60)), options)
+    player = play(" ".join(f"{i * 7919}" for i in range(60)), options)
     context = player.applied[-1].context
     start_s = player.applied[-1].start_sample / SAMPLE_RATE
     told = [word for word in player.words if word.text.strip() in context.split()]

@@ -40,6 +40,7 @@ from ray_whisper_streaming.cli.options import (
 from ray_whisper_streaming.core.jobs import SAMPLE_RATE
 from ray_whisper_streaming.core.options import AUTO
 from ray_whisper_streaming.server.config import ServerConfig
+from ray_whisper_streaming.subtitles import SubtitleOptions
 from ray_whisper_streaming.wire.native_messages import Endpointing
 
 __all__ = ["demo", "models", "pool", "transcribe"]
@@ -50,6 +51,8 @@ LIVE_INTERVAL_S = DEFAULTS.update_interval_s
 
 FILE_INTERVAL_S = 10.0
 """New audio between two passes where nobody waits for partials, in seconds."""
+
+SUBTITLES = SubtitleOptions()
 
 
 class FormatChoice(Enum):
@@ -169,6 +172,12 @@ def transcribe(
             help="text: a line per utterance; jsonl: the same with times; srt, vtt: subtitles.",
         ),
     ] = FormatChoice.text,
+    line_length: Annotated[int, typer.Option(help="Letters in a line of subtitles.")] = SUBTITLES.line_length,
+    lines: Annotated[int, typer.Option(help="Lines of a subtitle: 1 or 2.")] = SUBTITLES.lines,
+    letters_per_s: Annotated[
+        float,
+        typer.Option(help="Reading speed: subtitles stay long enough for it, where the next one lets them."),
+    ] = SUBTITLES.letters_per_s,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -219,6 +228,7 @@ def transcribe(
         ),
         realtime=realtime,
         form=form.value,
+        subtitles=SubtitleOptions(line_length=line_length, lines=lines, letters_per_s=letters_per_s),
         output=output,
         at_once=at_once,
         stdin_format=(rate, channels),

@@ -30,7 +30,7 @@ from ray_whisper_streaming.client.files import paced, pieces_of
 from ray_whisper_streaming.core.jobs import Int16Samples
 from ray_whisper_streaming.errors import ConfigurationError, RayWhisperError
 from ray_whisper_streaming.media import AudioConverter
-from ray_whisper_streaming.subtitles import make_cues, to_srt, to_vtt
+from ray_whisper_streaming.subtitles import SubtitleOptions, make_cues, to_srt, to_vtt
 
 __all__ = ["run"]
 
@@ -61,6 +61,7 @@ async def run(
     options: StreamOptions,
     realtime: bool,
     form: str,
+    subtitles: SubtitleOptions,
     output: Path | None,
     at_once: int,
     stdin_format: tuple[int, int],
@@ -123,7 +124,9 @@ async def run(
                         failed = True
                         complain(transcript.complaint())
                     if not live and (transcript.finals or transcript.error is None):
-                        _write(transcript, form, target, header=len(files) > 1)
+                        text = _formatted(transcript, form, subtitles)
+                        title = transcript.name if len(files) > 1 and form != "jsonl" else None
+                        _write(text, target, title=title)
             finally:
                 for job in jobs:
                     job.cancel()
@@ -202,21 +205,20 @@ def _title(name: str) -> str:
     return "stdin" if name == STDIN else Path(name).name
 
 
-def _write(transcript: _Transcript, form: str, target: Path | None, *, header: bool) -> None:
-    text = _formatted(transcript, form)
+def _write(text: str, target: Path | None, *, title: str | None) -> None:
+    """Into a file, or to stdout with a heading where there is a title."""
     if target is not None:
         target.write_text(text, encoding="utf-8")
         return
-    if header and form != "jsonl":
-        print(f"# {transcript.name}")
-    print(text, end="\n" if header and form != "jsonl" else "", flush=True)
+    if title is not None:
+        print(f"# {title}")
+    print(text, end="\n" if title is not None else "", flush=True)
 
 
-def _formatted(transcript: _Transcript, form: str) -> str:
-    if form == "srt":
-        return to_srt(make_cues(transcript.words))
-    if form == "vtt":
-        return to_vtt(make_cues(transcript.words))
+def _formatted(transcript: _Transcript, form: str, subtitles: SubtitleOptions) -> str:
+    if form in ("srt", "vtt"):
+        cues = make_cues(transcript.words, subtitles)
+        return to_srt(cues) if form == "srt" else to_vtt(cues)
     if form == "jsonl":
         utterances = (utterance_fields(transcript.name, final) for final in transcript.finals)
         return "".join(f"{json_line(fields)}\n" for fields in utterances)

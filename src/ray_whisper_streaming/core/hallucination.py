@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 
 from ray_whisper_streaming.core.endpointing import VoiceMap
 from ray_whisper_streaming.core.jobs import SAMPLE_RATE, Result
 from ray_whisper_streaming.core.transcript import Word, normalise
 
-__all__ = ["cut_crowd", "cut_repetition", "drop_unvoiced", "is_hallucination"]
+__all__ = [
+    "COMPRESSION_RATIO_LIMIT",
+    "compression_ratio",
+    "cut_crowd",
+    "cut_repetition",
+    "drop_unvoiced",
+    "is_hallucination",
+]
 
 COMPRESSION_RATIO_LIMIT = 2.4
 """Text that compresses better than this repeats itself (the limit of OpenAI's reference implementation)."""
@@ -38,6 +46,12 @@ CROWD_DOUBT = 0.1
 
 VOICE_SLACK_S = 0.2
 """Voice this near to a word counts for it: word times are that inexact."""
+
+
+def compression_ratio(text: str) -> float:
+    """Length of the text over its zlib length, in bytes of UTF-8; 0.0 for an empty text."""
+    raw = text.encode("utf-8")
+    return len(raw) / len(zlib.compress(raw)) if raw else 0.0
 
 
 def is_hallucination(result: Result) -> bool:

@@ -127,8 +127,8 @@ class StreamOptions:
         task: ``"transcribe"``, or ``"translate"`` into English.
         prompt: text in the style wanted, with its names and spelling; Whisper sees it before every window.
         hotwords: terms to favour through the whole stream.
-        context: give Whisper the committed text that was trimmed away. Helps long sentences, may carry a
-            mistake onwards.
+        context: give Whisper the committed text that was trimmed away, unless it repeats itself. Helps long
+            sentences, may carry a mistake onwards.
         policy: ``"hybrid"`` commits what two passes in a row heard, or one with enough audio behind it;
             ``"cutoff"`` commits after one pass what ends ``commit_delay_s`` before the end of the audio;
             ``"agreement"`` commits what ``agreement_passes`` passes in a row agree on (slower, for noisy audio).

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ray_whisper_streaming.core.hallucination import COMPRESSION_RATIO_LIMIT, compression_ratio
+
 __all__ = ["CONTEXT_CHARACTERS", "ContextText"]
 
 CONTEXT_CHARACTERS = 200
@@ -29,4 +31,5 @@ class ContextText:
         self._past = ""
 
     def __str__(self) -> str:
-        return self._past.strip()
+        """The text, or nothing while it repeats itself: Whisper would go on with it over silence and noise."""
+        return "" if compression_ratio(self._past) > COMPRESSION_RATIO_LIMIT else self._past.strip()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 from ray_whisper_streaming.core.options import TrimmingOptions
 from ray_whisper_streaming.core.transcript import SENTENCE_ENDINGS, Word, segment_words
@@ -40,19 +41,15 @@ def choose_cut_s(
 
 
 def _cuts(committed: Sequence[Word], at: str) -> list[float]:
-    """Ends of the committed words, segments or sentences, as places to cut: the middle of the gap behind each."""
-    if at == "word":
-        last = range(len(committed))
-    elif at == "sentence":
-        last = [i for i, word in enumerate(committed) if word.text.rstrip().endswith(SENTENCE_ENDINGS)]
-    else:
-        ends: list[int] = []
-        for segment in segment_words(committed):
-            ends.append((ends[-1] if ends else -1) + len(segment.words))
-        last = ends[:-1]  # the last segment may go on
-    return [_behind(committed, index) for index in last]
+    """Where committed words, segments or sentences end, as places to cut: the middle of the gap behind each.
 
-
-def _behind(words: Sequence[Word], index: int) -> float:
-    end_s = words[index].end_s
-    return (end_s + max(end_s, words[index + 1].start_s)) / 2 if index + 1 < len(words) else end_s
+    Never behind the last word: its end is known to 0.1 or 0.2 s only, and the rest of it would be heard as a new word,
+    with no committed one left in the window to tell that it isn't.
+    """
+    last = range(len(committed) - 1)
+    if at == "sentence":
+        last = [i for i in last if committed[i].text.rstrip().endswith(SENTENCE_ENDINGS)]
+    elif at == "segment":
+        lengths = [len(segment.words) for segment in segment_words(committed)]
+        last = [end - 1 for end in accumulate(lengths[:-1])]  # the last segment may go on
+    return [(committed[i].end_s + committed[i + 1].start_s) / 2 for i in last]

@@ -7,10 +7,9 @@ earlier times.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 
-__all__ = ["MAX_COMPRESSION_RATIO", "compression_ratio", "cut_loops", "is_looping"]
+__all__ = ["cut_loops", "is_looping"]
 
 MAX_LOOP_TOKENS = 32
 """Longest repeated piece looked for: a long sentence."""
@@ -33,9 +32,6 @@ SHORT_PATIENCE = 2
 
 LONG_PATIENCE = 1
 """The same for longer pieces, of which one copy more is a loop for certain."""
-
-MAX_COMPRESSION_RATIO = 2.4
-"""Text that zlib shrinks more than this repeats itself (the threshold of OpenAI's reference decoder)."""
 
 
 def cut_loops(tokens: Sequence[int]) -> list[int]:
@@ -90,9 +86,3 @@ def is_looping(tokens: Sequence[int]) -> bool:
         ):
             return True
     return False
-
-
-def compression_ratio(text: str) -> float:
-    """Length of the text over its zlib length, in bytes of UTF-8; 0.0 for an empty text."""
-    raw = text.encode("utf-8")
-    return len(raw) / len(zlib.compress(raw)) if raw else 0.0

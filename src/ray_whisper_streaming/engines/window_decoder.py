@@ -16,10 +16,11 @@ from typing import Generic
 import numpy as np
 import numpy.typing as npt
 
+from ray_whisper_streaming.core.hallucination import COMPRESSION_RATIO_LIMIT, compression_ratio
 from ray_whisper_streaming.core.jobs import Task
 from ray_whisper_streaming.core.transcript import Word
 from ray_whisper_streaming.engines.backend import Backend, Encoded, Source
-from ray_whisper_streaming.engines.loops import MAX_COMPRESSION_RATIO, compression_ratio, cut_loops
+from ray_whisper_streaming.engines.loops import cut_loops
 from ray_whisper_streaming.engines.mel import FRAMES_PER_S, Float32, pad_frames
 from ray_whisper_streaming.engines.tokens import (
     TextTokenizer,
@@ -119,7 +120,7 @@ class _Hypothesis(Generic[Encoded]):
         a second try mended the 4 that still compressed too well (107 errors became 2), and cost the whole batch
         as much again for about one error less in each of the others.
         """
-        return self.truncated or self.ratio > MAX_COMPRESSION_RATIO
+        return self.truncated or self.ratio > COMPRESSION_RATIO_LIMIT
 
 
 class WindowDecoder(Generic[Encoded]):
