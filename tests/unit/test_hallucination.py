@@ -8,6 +8,7 @@ from ray_whisper_streaming.core.hallucination import (
     COMPRESSION_RATIO_LIMIT,
     compression_ratio,
     cut_crowd,
+    cut_echo,
     cut_repetition,
     drop_unvoiced,
     is_hallucination,
@@ -103,3 +104,19 @@ def test_compression_tells_loops_from_speech() -> None:
     speech = "Good morning, and here is the weather for today. It will be cloudy along the coast."
     assert compression_ratio("") == 0.0
     assert compression_ratio(speech) < COMPRESSION_RATIO_LIMIT < compression_ratio("and so on " * 20)
+
+
+def test_what_is_said_again_in_no_time_was_not_said_again() -> None:
+    said = say("Welcome to the Old Town.", 1.0)
+    ends_s = said[-1].end_s
+    # As tiny.en answered in a stream: four of the five words take no time, one of them in the middle 0.12 s.
+    times = ((0.0, 0.0), (0.0, 0.0), (0.0, 0.12), (0.12, 0.12), (0.12, 0.12))
+    echo = [
+        Word(word.text.lower(), ends_s + start_s, ends_s + end_s)
+        for word, (start_s, end_s) in zip(said, times, strict=True)
+    ]
+    assert cut_echo((*said, *echo)) == list(said)
+    assert cut_echo(echo, said) == []
+    spoken = [*said, *say("Welcome to the old town.", ends_s)]
+    assert cut_echo(spoken) == spoken, "a phrase said twice takes its time twice"
+    assert cut_echo(echo[:2], said[:2]) == echo[:2], "two words are an alignment's weakness"

@@ -384,6 +384,20 @@ def test_words_behind_more_repetitions_than_believed_are_not_lost() -> None:
         assert text.endswith("no stop it now please and listen to me")
 
 
+def test_an_echo_of_what_was_committed_is_not_committed() -> None:
+    stream = Stream("s", WITHOUT_VOICE)
+    words = say("welcome to the old town", 0.1, word_s=0.2, gap_s=0.0)
+    push(stream, loud(4.0))
+    answer(stream, next_job(stream), *words)
+    push(stream, loud(0.5))
+    finish(stream)
+    echo = [Word(word.text, 4.3, 4.3) for word in words[:2]] + [Word(" the", 4.3, 4.42)]
+    echo += [Word(word.text, 4.42, 4.42) for word in words[3:]]
+    answer(stream, next_job(stream), *words, *echo)
+    told = [event.text for event in stream.events() if isinstance(event, Committed)]
+    assert " ".join(told) == "welcome to the old town"
+
+
 def test_a_made_up_answer_is_not_believed() -> None:
     stream = Stream("s", WITHOUT_VOICE)
     push(stream, loud(2.0))

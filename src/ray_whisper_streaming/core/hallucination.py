@@ -110,6 +110,22 @@ def cut_crowd(words: Sequence[Word]) -> list[Word]:
     return list(words)
 
 
+def cut_echo(words: Sequence[Word], before: Sequence[Word] = ()) -> list[Word]:
+    """Cut the end of the words if it says once more what stands right before it, in no time.
+
+    Args:
+        words: in order.
+        before: the words in front of them, which may be what is echoed; they are not returned.
+    """
+    both = (*before, *words)
+    keys = [normalise(word.text) for word in both]
+    for length in range(min(MAX_LOOP_WORDS, len(words), len(both) // 2), CROWD_WORDS - 1, -1):
+        echo_s = both[-1].end_s - both[-length].start_s
+        if keys[-length:] == keys[-2 * length : -length] and echo_s <= length * CROWDED_WORD_S:
+            return list(words[:-length])
+    return list(words)
+
+
 def drop_unvoiced(words: Sequence[Word], voice: VoiceMap) -> list[Word]:
     """Drop words with no voiced frame in or near them."""
     slack = round(VOICE_SLACK_S * SAMPLE_RATE)

@@ -48,6 +48,7 @@ from ray_whisper_streaming.core.events import (
 )
 from ray_whisper_streaming.core.hallucination import (
     cut_crowd,
+    cut_echo,
     cut_repetition,
     drop_unvoiced,
     is_hallucination,
@@ -510,7 +511,8 @@ class Stream:
         known = count_prefix_words(result.words, job.prefix) if job.prefix else None
         if known is None:
             known = count_known_words(result.words, self._ledger.window)
-        words = cut_crowd(cut_repetition(result.words[known:], self._ledger.window))
+        committed = self._ledger.window
+        words = cut_echo(cut_crowd(cut_repetition(result.words[known:], committed)), committed)
         return words if self._endpointer is None else drop_unvoiced(words, self._endpointer.voice)
 
     def _heard_nothing(self, words: Sequence[Word], end: int) -> bool:
