@@ -74,12 +74,13 @@ def encoder_graph(weights: WhisperWeights, *, quantise: bool) -> bytes:
     count, parts, size = len(names) + weights.layers("decoder"), 2 * heads, width // heads
     past = graph.input("past", np.int8, ["past", count, 2 * width])
     past_steps = graph.input("past_steps", np.float16, ["past", count, parts])
-    kept: list[str] = []
+    kept: list[tuple[str, str]] = []
 
     def behind_past(new: str) -> str:
         """The keys and values of all positions, given those of the new ones, which are kept."""
         which = graph.ints(len(kept))
-        kept.append(graph.reshape(new, -1, 1, parts, size))
+        # Here and not for all tensors at the end, where all of them would have to wait in 32 bits.
+        kept.append(_in_bytes(graph, graph.reshape(new, -1, 1, parts, size)))
         numbers, steps = (
             graph.reshape(graph.cast(graph.add("Gather", each, which, axis=1), np.float32), -1, parts, length)
             for each, length in ((past, size), (past_steps, 1))
@@ -140,7 +141,7 @@ def encoder_graph(weights: WhisperWeights, *, quantise: bool) -> bytes:
         shape = (0, 0, weights.decoder_heads, size)
         graph.output(graph.transpose(graph.reshape(key, *shape), 0, 2, 3, 1), f"key_{layer}")
         graph.output(graph.transpose(graph.reshape(value, *shape), 0, 2, 1, 3), f"value_{layer}")
-    numbers, steps = _in_bytes(graph, graph.add("Concat", *kept, axis=1))
+    numbers, steps = (graph.add("Concat", *each, axis=1) for each in zip(*kept, strict=True))
     graph.output(graph.reshape(numbers, -1, count, 2 * width), "fresh", np.int8)
     graph.output(graph.reshape(steps, -1, count, parts), "steps", np.float16)
     return graph.serialised("encoder")
