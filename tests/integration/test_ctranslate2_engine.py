@@ -12,8 +12,9 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from tests.helpers.decoding import SECOND, errors, result
 
-from ray_whisper_streaming.core.jobs import Failure, Int16Samples, Job, Outcome, Result
+from ray_whisper_streaming.core.jobs import Failure, Int16Samples, Job
 from ray_whisper_streaming.core.transcript import join_text, normalise
 from ray_whisper_streaming.engines.ctranslate2 import CTranslate2Engine
 from ray_whisper_streaming.errors import ConfigurationError, ModelNotFound
@@ -21,7 +22,6 @@ from ray_whisper_streaming.errors import ConfigurationError, ModelNotFound
 pytestmark = pytest.mark.model
 
 SAMPLES = resources.files("ray_whisper_streaming") / "samples"
-SECOND = 16_000
 FRAME_S = 0.02
 
 
@@ -69,26 +69,8 @@ def job(
     return Job(job_id=name, stream_id=name, audio=audio[first:last], start_sample=first, **options)  # type: ignore[arg-type]
 
 
-def result(outcome: Outcome) -> Result:
-    assert isinstance(outcome, Result), outcome
-    return outcome
-
-
 def spoken(text: str) -> list[str]:
     return [normalise(word) for word in text.split()]
-
-
-def errors(found: list[str], wanted: list[str]) -> int:
-    """Word edit distance."""
-    row = list(range(len(wanted) + 1))
-    for index, word in enumerate(found, 1):
-        diagonal, row[0] = row[0], index
-        for column, other in enumerate(wanted, 1):
-            diagonal, row[column] = (
-                row[column],
-                min(row[column] + 1, row[column - 1] + 1, diagonal + (word != other)),
-            )
-    return row[-1]
 
 
 def test_four_recordings_in_one_batch_come_out_as_they_were_said(english: CTranslate2Engine, recordings):

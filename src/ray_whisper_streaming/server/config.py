@@ -15,6 +15,7 @@ from types import UnionType
 from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 from ray_whisper_streaming.core.options import check_choice, check_range
+from ray_whisper_streaming.engines.factory import EngineName
 from ray_whisper_streaming.errors import ConfigurationError
 
 if sys.version_info >= (3, 11):
@@ -92,7 +93,7 @@ class ServerConfig:
     engine: str = option(
         "auto",
         "auto: ONNX Runtime on a CPU, CTranslate2 where the worker has a GPU; torch: PyTorch, of the extra 'torch'.",
-        choices=("auto", "ctranslate2", "onnxruntime", "torch"),
+        choices=get_args(EngineName),
     )
     device: str = option(
         "auto", "cpu, cuda, or auto: cuda where the worker has it.", choices=("auto", "cpu", "cuda")
