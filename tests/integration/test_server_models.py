@@ -26,6 +26,9 @@ from tests.helpers.serving import (
 
 from ray_whisper_streaming.api import AsyncPool
 from ray_whisper_streaming.core.transcript import Word
+from ray_whisper_streaming.engines.base import Engine
+from ray_whisper_streaming.engines.ctranslate2 import CTranslate2Engine
+from ray_whisper_streaming.engines.onnx.engine import OnnxEngine
 from ray_whisper_streaming.engines.scripted import ScriptedEngine
 from ray_whisper_streaming.errors import ConfigurationError, ModelNotFound, PoolError
 from ray_whisper_streaming.server.config import ServerConfig
@@ -281,6 +284,15 @@ def test_workers_are_said_for_all_or_for_each() -> None:
     assert counts() == [("tiny.en", 1), ("base", 1)]
     assert counts(workers=(2,)) == [("tiny.en", 2), ("base", 2)]
     assert counts(workers=(1, 3)) == [("tiny.en", 1), ("base", 3)]
+
+
+def test_workers_run_the_engine_that_is_asked_for() -> None:
+    def made(**config: str) -> Engine:
+        [each] = make_pools(ServerConfig(device="cpu", **config))  # type: ignore[arg-type]
+        return each.recognizer._engine_factory()  # type: ignore[attr-defined]
+
+    assert isinstance(made(), OnnxEngine)
+    assert isinstance(made(engine="ctranslate2"), CTranslate2Engine)
 
 
 async def test_a_model_that_is_not_there_stops_the_start_of_all() -> None:
