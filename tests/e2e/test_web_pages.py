@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 import wave
 from pathlib import Path
 
@@ -49,6 +48,8 @@ def words_shown(count: int) -> str:
 
 
 IDLE = "document.body.dataset.phase === 'idle'"
+SECONDS_SHOWN = "document.querySelector('#time').textContent.split(':').reduce((whole, part) => 60 * whole + +part, 0)"
+LAG_SHOWN = "parseFloat(document.querySelector('#lag').textContent)"
 
 
 async def sessions_opened(url: str) -> int:
@@ -119,10 +120,11 @@ async def test_a_file_is_captioned_faster_than_it_was_spoken_and_downloaded_as_s
         await page.until("document.querySelector('#notice').textContent.includes('Choose a file')")
         await page.choose_file("[name=file]", wav_file(tmp_path))
         await page.click("[name=fast]")
-        started_at = time.monotonic()
+        await page.run("globalThis.startedAt = performance.now()")
         await page.click("#start")
+        # A file read at the pace of speech is never ahead of the clock.
+        await page.until(f"{SECONDS_SHOWN} > (performance.now() - startedAt) / 1000 + 2")
         await page.until(f"{IDLE} && {words_shown(20)}", within_s=60)
-        assert time.monotonic() - started_at < 15  # of 18 s
         text = await heard(page)
         assert word_errors(text, SAMPLE) <= 0.1, text
         for action in ("text", "srt", "vtt"):
@@ -141,14 +143,14 @@ async def test_silence_is_not_lag(server: Served, chromium: Browser, tmp_path: P
     silence = tmp_path / "silence.wav"
     with wave.open(str(silence), "wb") as out:
         out.setparams((1, 2, 16_000, 0, "NONE", ""))
-        out.writeframes(bytes(16_000 * 2 * 20))
+        out.writeframes(bytes(16_000 * 2 * 60))
     async with chromium.page(haste=4) as page:
         await page.open(server.url + "/")
         await page.click("[value=file]")
         await page.choose_file("[name=file]", silence)
         await page.click("#start")
-        await page.until("document.querySelector('#time').textContent >= '0:12'")
-        lag = await page.text("#lag")
-        assert float(lag.removesuffix(" s")) < 4, lag
+        # Counted as lag, silence would be as late as it is long, until the file ends.
+        await page.until(f"{SECONDS_SHOWN} >= 12 && ({LAG_SHOWN} < 4 || {SECONDS_SHOWN} > 50)")
+        assert float(await page.run(SECONDS_SHOWN)) < 50
         await page.click("#start")
         await page.until(IDLE)
