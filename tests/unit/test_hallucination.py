@@ -82,7 +82,8 @@ def test_words_without_voice_are_dropped() -> None:
         ({"compression_ratio": 2.3}, False),
         ({"compression_ratio": 2.5}, True),
         ({"no_speech_probability": 0.9, "average_log_probability": -0.3}, False),
-        ({"no_speech_probability": 0.5, "average_log_probability": -2.0}, False),
+        ({"no_speech_probability": 0.5, "average_log_probability": -1.9}, False),
+        ({"no_speech_probability": 0.3, "average_log_probability": -2.1}, True),
         ({"no_speech_probability": 0.9, "average_log_probability": -1.1}, True),
     ],
 )

@@ -19,6 +19,7 @@ from ray_whisper_streaming.bench.text_errors import (
     counts_letters,
     find_edits,
 )
+from ray_whisper_streaming.bench.word_quality import WordQuality, judge_words
 from ray_whisper_streaming.core.options import StreamOptions
 
 __all__ = ["ClipText", "Figures", "Heard", "Hallucinated", "Spread", "as_row", "summarise"]
@@ -107,6 +108,7 @@ class Figures:
         utterances: that were reported as complete; and
         utterances_ended: by silence, which have an endpoint delay.
         partial_words: words shown before they were committed.
+        word_quality: what probabilities and times of the committed words are worth.
         decoded_s: audio decoded for the clips with speech, as often as it was; and
         jobs: in so many windows.
         hallucinated: in recordings without speech.
@@ -130,6 +132,7 @@ class Figures:
     utterances: int
     utterances_ended: int
     partial_words: PartialWords
+    word_quality: WordQuality = field(repr=False)
     decoded_s: float
     jobs: int
     hallucinated: Hallucinated
@@ -182,6 +185,9 @@ def summarise(
         utterances=sum(len(heard.log.utterances) for heard in timed),
         utterances_ended=len(ends),
         partial_words=sum((count_partial_words(heard.log, language) for heard in speech), PartialWords()),
+        word_quality=WordQuality(
+            tuple(w for h in speech for w in judge_words(h.clip.text, h.clip.words, h.log, language))
+        ),
         decoded_s=work.audio_s,
         jobs=work.jobs,
         hallucinated=_hallucinated(silence, language),
@@ -216,6 +222,9 @@ def as_row(figures: Figures) -> dict[str, Any]:
         "utterances_ended_by_silence": figures.utterances_ended,
         "partial_words": figures.partial_words.shown,
         "partial_changed_share": figures.partial_words.changed_share,
+        "wrong_share": figures.word_quality.wrong_share,
+        "unsure_wrong_share": figures.word_quality.unsure_wrong_share,
+        "word_time_error_s": figures.word_quality.time_error_s,
         "decoded_seconds_per_audio_second": figures.decoded_s / figures.audio_s if figures.audio_s else None,
         "jobs_per_audio_second": figures.jobs / figures.audio_s if figures.audio_s else None,
         "non_speech_s": figures.hallucinated.audio_s,

@@ -26,6 +26,11 @@ NO_SPEECH_LIMIT = 0.6
 
 LOG_PROBABILITY_LIMIT = -1.0
 
+GUESS_LIMIT = -2.0
+"""Average log probability below which an answer is a guess, whatever Whisper says of speech. (Measured with base and
+tiny.en on 2,000 s of speech in six languages, half of it under noise as loud as 10 dB below it: 5 of 1,132 passes, all
+of them a stream's first over one or two seconds, none right; over noise that passes for voice, -2.3 to -3.4.)"""
+
 MAX_LOOP_WORDS = 8
 """Longest phrase looked for in a loop."""
 
@@ -56,7 +61,7 @@ def compression_ratio(text: str) -> float:
 
 def is_hallucination(result: Result) -> bool:
     """Whether the whole answer is noise: judged by compression, and by Whisper's own doubt."""
-    if result.compression_ratio > COMPRESSION_RATIO_LIMIT:
+    if result.compression_ratio > COMPRESSION_RATIO_LIMIT or result.average_log_probability < GUESS_LIMIT:
         return True
     return (
         result.no_speech_probability > NO_SPEECH_LIMIT
