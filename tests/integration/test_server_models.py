@@ -246,6 +246,31 @@ async def test_a_pool_that_does_not_answer_is_not_ready_alone(
     assert small.room.load.ready
 
 
+async def test_a_pool_that_falls_silent_is_not_ready_until_it_answers(
+    here: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent = True
+
+    async def sometimes() -> Any:
+        if silent:
+            await asyncio.sleep(60)
+        return await answers()
+
+    _, large = here.gateway.models
+    answers = large.pool.stats
+    monkeypatch.setattr("ray_whisper_streaming.server.models.ANSWER_S", 0.2)
+    monkeypatch.setattr(large.pool, "stats", sometimes)
+    assert large.room.load.ready
+    await eventually(lambda: not large.room.load.ready)
+    async with connected(here.ws) as client:
+        await client.say("options", model="base")
+        (error,) = await client.hear_all()
+        assert error["code"] == "not_ready"
+    silent = False
+    await eventually(lambda: large.room.load.ready)
+    assert (await heard(here, model="base"))[0] == "base"
+
+
 async def test_figures_are_told_apart(here: Served) -> None:
     async with session(here.ws, model="base") as client, session(here.ws):
         await client.send(PCM[:80_000])  # no faster than live audio may come

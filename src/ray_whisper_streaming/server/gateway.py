@@ -251,15 +251,16 @@ class Gateway:
         """Look at a model now and then. One that does not answer holds up no other."""
         while True:
             await asyncio.sleep(LOOK_S)
-            try:
-                await self._look(model)
-            except RayWhisperError as error:
-                logger.warning("the pool of %s does not answer: %s", model.name, error)
+            await self._look(model)
 
     async def _look(self, model: ServedModel) -> None:
         sessions = [session for session in self.sessions.values() if session.model == model.name]
         lags_s = [session.lag_s for session in sessions if session.is_live]
-        stats = await model.look(lags_s)
+        try:
+            stats = await model.look(lags_s)
+        except RayWhisperError as error:
+            logger.warning("the pool of %s does not answer: %s", model.name, error)
+            return
         self.metrics.load_measured(model.name, stats, model.room.load)
         self.status.measured(
             model.name,

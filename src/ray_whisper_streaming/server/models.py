@@ -12,7 +12,7 @@ from typing import get_args
 from ray_whisper_streaming.api import AsyncPool, Backend
 from ray_whisper_streaming.core.options import AUTO, StreamOptions
 from ray_whisper_streaming.engines.factory import EngineName
-from ray_whisper_streaming.errors import ConfigurationError, RayWhisperError
+from ray_whisper_streaming.errors import ConfigurationError, PoolError, RayWhisperError
 from ray_whisper_streaming.pool.base import PoolStats
 from ray_whisper_streaming.server.config import ServerConfig
 from ray_whisper_streaming.server.load import Load, LoadMeter
@@ -22,6 +22,10 @@ __all__ = ["Models", "ServedModel", "make_pools"]
 
 ENGLISH_ONLY = ".en"
 """How the names of Whisper's models for English alone end."""
+
+ANSWER_S = 5.0
+"""A pool that was asked how it is and says nothing for so long can't be counted on: its last figures are too old. One
+that answers does so within milliseconds."""
 
 BACKENDS: dict[str, Backend] = {"local": "local", "ray": "ray", "shared": "shared"}
 ENGINES: dict[str, EngineName] = {name: name for name in get_args(EngineName)}
@@ -80,10 +84,13 @@ class ServedModel:
             lags_s: of the model's live sessions, now.
 
         Raises:
-            RayWhisperError: the pool can't be asked; there is no room until it can.
+            RayWhisperError: the pool can't be asked, or is silent; there is no room until it answers.
         """
         try:
-            stats = await self.pool.stats()
+            stats = await asyncio.wait_for(self.pool.stats(), ANSWER_S)
+        except asyncio.TimeoutError:
+            self.room.load = Load(ready=False)
+            raise PoolError(f"no answer within {ANSWER_S:g} s") from None
         except RayWhisperError:
             self.room.load = Load(ready=False)
             raise
