@@ -48,7 +48,9 @@ def words_shown(count: int) -> str:
 
 
 IDLE = "document.body.dataset.phase === 'idle'"
-SECONDS_SHOWN = "document.querySelector('#time').textContent.split(':').reduce((whole, part) => 60 * whole + +part, 0)"
+SECONDS_SHOWN = (
+    "document.querySelector('#time').textContent.split(':').reduce((whole, part) => 60 * whole + +part, 0)"
+)
 LAG_SHOWN = "parseFloat(document.querySelector('#lag').textContent)"
 
 
