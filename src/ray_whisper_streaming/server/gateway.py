@@ -133,6 +133,12 @@ class Gateway:
         model.check(options)
         if principal.session_id is not None:
             raise self._refused(Refusal("forbidden", "this token is for following a session"))
+        if not model.is_loaded:
+            self._count_refusal(lambda: self.admission.check(principal, [model.room], audio.streams))
+            try:
+                await model.want()
+            except Refusal as refusal:
+                raise self._refused(refusal) from None
         lease = self._count_refusal(lambda: self.admission.admit(principal, model.room, audio.streams))
         session_id = secrets.token_urlsafe(SESSION_ID_BYTES)
         streams: list[AsyncLiveStream] = []
@@ -277,6 +283,8 @@ class Gateway:
             await asyncio.sleep(LOOK_S)
             looks += 1
             self._enforce_limits()
+            for model in self.models:
+                model.unload_if_idle()
             if looks % SWEEP_LOOKS == 0:
                 self.admission.sweep()
 
