@@ -20,8 +20,8 @@ FROM ${BASE}
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends python3 \
     && rm -rf /var/lib/apt/lists/*
-RUN useradd --system --uid 10001 --create-home --home-dir /var/lib/ray-whisper ray-whisper \
-    && install --directory --owner ray-whisper --mode 0700 /keys /cache
+RUN useradd --uid 10001 --user-group --no-log-init --create-home --home-dir /var/lib/ray-whisper ray-whisper \
+    && install --directory --owner ray-whisper --group ray-whisper --mode 0700 /keys /cache
 COPY --from=build /opt/ray-whisper /opt/ray-whisper
 ENV PATH=/opt/ray-whisper/bin:$PATH \
     PYTHONUNBUFFERED=1 \

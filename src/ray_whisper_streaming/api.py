@@ -234,9 +234,15 @@ class AsyncPool:
         self.model = model
         self.recognizer: Recognizer = recognizer or make_recognizer(model, **options)
         self._owned = recognizer is None
+        self._options = options
         self._clock = clock
         self._driver: StreamDriver | None = None
         self._closed = False
+
+    def unstarted_copy(self) -> AsyncPool:
+        """A pool of the same options, for when this one is closed: it can't be started again."""
+        recognizer = None if self._owned else self.recognizer
+        return AsyncPool(self.model, recognizer=recognizer, clock=self._clock, **self._options)
 
     async def start(self, timeout_s: float = 300.0) -> None:
         """Start the workers and wait until they are warm. Safe to call twice.

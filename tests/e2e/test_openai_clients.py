@@ -50,11 +50,13 @@ def session(**audio_input: Any) -> Any:
     return {"type": "transcription", "audio": {"input": audio_input}}
 
 
-async def send(connection: Any, raw: bytes, bytes_per_s: int) -> None:
+async def send(connection: Any, raw: bytes, bytes_per_s: int, *, pace: bool = False) -> None:
     size = round(bytes_per_s * PIECE_S)
     for start in range(0, len(raw), size):
         piece = base64.b64encode(raw[start : start + size]).decode()
         await connection.input_audio_buffer.append(audio=piece)
+        if pace:
+            await asyncio.sleep(PIECE_S)
 
 
 async def read_until(connection: Any, *kinds: str, seconds: float = 60.0) -> list[Any]:
@@ -108,6 +110,24 @@ async def test_realtime_with_server_vad(async_client: AsyncOpenAI) -> None:
             "input_audio_buffer.committed",
             COMPLETED,
         ]
+
+
+@pytest.mark.slow
+async def test_realtime_with_semantic_vad(async_client: AsyncOpenAI) -> None:
+    async with async_client.realtime.connect(extra_query={"intent": "transcription"}) as connection:
+        await connection.session.update(
+            session=session(turn_detection={"type": "semantic_vad", "eagerness": "high"})
+        )
+        events = await read_until(connection, "session.updated")
+        assert events[-1].session.audio.input.turn_detection.eagerness == "high"
+        # At its pace: of audio that comes faster nobody waits to see whether a pause ends something.
+        beginning = speech(TOUR, PCM_RATE)[: 9 * PCM_RATE].tobytes() + bytes(PCM_RATE * 2 * 2)
+        await send(connection, beginning, PCM_RATE * 2, pace=True)
+        events = await read_until_quiet(connection, 3.0)
+    transcripts = [event.transcript for event in events if event.type == COMPLETED]
+    assert len(transcripts) == 2
+    assert transcripts[0].endswith("Old Town.")
+    assert re.search(r"300 years ago\.", transcripts[1])
 
 
 @pytest.mark.parametrize(("kind", "law"), [("audio/pcmu", "pcm_mulaw"), ("audio/pcma", "pcm_alaw")])

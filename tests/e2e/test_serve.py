@@ -167,7 +167,7 @@ def test_ctrl_c_ends_it() -> None:
         (["--max-lag-s", "0"], {}, "max_lag_s is 0"),
         ([], {"RAY_WHISPER_PORT": "x"}, "RAY_WHISPER_PORT is 'x'"),
         (["--config", "/nowhere.toml"], {}, "config file"),
-        (["--keys-file", "/nowhere.json"], {}, "keys_file"),
+        (["--keys-file", "/nowhere.json"], {}, "'ray-whisper keys create NAME' makes one"),
     ],
 )
 def test_wrong_usage_is_told_before_a_model_is_loaded(

@@ -196,6 +196,33 @@ async def test_bad_requests(here: Served, request_head: bytes, status: bytes) ->
     assert answer.split()[1] == status
 
 
+@pytest.mark.parametrize(
+    "path", ["/v1/stream", "/v1/stream/x/events", "/v1/realtime", "/v1/listen?model=nova-3"]
+)
+async def test_who_comes_without_a_websocket_learns_that_one_is_wanted(here: Served, path: str) -> None:
+    for body in (None, b"a recording"):
+        answer = await fetch(here.http + path, body)
+        assert answer.status == 426
+        assert answer.json()["error"]["code"] == "websocket_wanted"
+        assert answer.headers["upgrade"] == "websocket"
+
+
+async def test_a_websocket_to_nowhere_is_not_found_rather_than_forbidden(
+    here: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(websockets.InvalidStatus) as caught:
+        async with connected(here.ws, "/v1/streams"):
+            pass
+    response = caught.value.response
+    assert (response.status_code, json.loads(response.body)["error"]["code"]) == (404, "not_found")
+    async with connected(here.ws, "/v1/streams", origin=here.http) as client:
+        assert (await client.hear())["error"]["code"] == "not_found"
+        await client.hear_all()
+        assert client.closing == (1008, "not_found")
+    await eventually(lambda: len(here.gateway.sessions) == 1)
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 async def test_a_connection_without_a_request_ends(here: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray_whisper_streaming.server.sockets.FIRST_REQUEST_S", 0.2)
     began = time.monotonic()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import threading
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Any
@@ -246,6 +247,31 @@ async def test_a_pool_that_does_not_answer_is_not_ready_alone(
     assert small.room.load.ready
 
 
+async def test_a_pool_that_falls_silent_is_not_ready_until_it_answers(
+    here: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent = True
+
+    async def sometimes() -> Any:
+        if silent:
+            await asyncio.sleep(60)
+        return await answers()
+
+    _, large = here.gateway.models
+    answers = large.pool.stats
+    monkeypatch.setattr("ray_whisper_streaming.server.models.ANSWER_S", 0.2)
+    monkeypatch.setattr(large.pool, "stats", sometimes)
+    assert large.room.load.ready
+    await eventually(lambda: not large.room.load.ready)
+    async with connected(here.ws) as client:
+        await client.say("options", model="base")
+        (error,) = await client.hear_all()
+        assert error["code"] == "not_ready"
+    silent = False
+    await eventually(lambda: large.room.load.ready)
+    assert (await heard(here, model="base"))[0] == "base"
+
+
 async def test_figures_are_told_apart(here: Served) -> None:
     async with session(here.ws, model="base") as client, session(here.ws):
         await client.send(PCM[:80_000])  # no faster than live audio may come
@@ -271,6 +297,73 @@ async def test_figures_are_told_apart(here: Served) -> None:
     assert 'ray_whisper_words_committed_total{model="tiny.en",protocol="native"}' not in values
     assert float(values['ray_whisper_worker_jobs_done_total{model="base",worker="worker-0"}']) >= jobs
     assert values['ray_whisper_commit_latency_seconds_count{model="base"}'] == "5.0"
+
+
+# ---------------------------------------------------------------- on demand
+
+
+async def test_a_model_is_loaded_when_a_session_names_it_and_unloaded_when_none_did_for_long() -> None:
+    async with served(pools=two_pools(), unload_after_s=1.0) as here:
+        small, large = here.gateway.models
+        assert (small.is_loaded, large.is_loaded) == (True, False)
+        assert (await fetch(here.http + "/readyz")).json()["models"] == {"tiny.en": True, "base": True}
+        for _ in range(2):  # once more after it was unloaded
+            async with session(here.ws, model="base") as client:
+                await asyncio.sleep(2.5)  # longer than it may be idle: it is not
+                await client.send(PCM)
+                await client.say("close")
+                assert said_in(text_of(await client.hear_all())) == {"der"}
+                assert large.is_loaded
+            await eventually(lambda: not large.is_loaded)
+            assert small.is_loaded
+        await asyncio.sleep(1.1)
+        text = (await fetch(here.http + "/metrics")).body.decode()
+        assert 'ray_whisper_pool_workers{model="base"} 0.0' in text
+        assert 'ray_whisper_pool_workers{model="tiny.en"} 1.0' in text
+        assert await heard(here) == ("tiny.en", "the")
+
+
+async def test_who_names_a_model_that_loads_slowly_is_told_when_to_come_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    may_load = threading.Event()
+
+    def slowly() -> ScriptedEngine:
+        assert may_load.wait(20)
+        return ScriptedEngine({}, GERMAN, latency_s=0.0)
+
+    monkeypatch.setattr("ray_whisper_streaming.server.models.LOADING_S", 0.3)
+    pools = [pool("tiny.en", ENGLISH), AsyncPool("base", backend="local", engine_factory=slowly)]
+    async with served(pools=pools, unload_after_s=60.0) as here:
+        for _ in range(2):
+            answer = await transcribe(here, model="base")
+            assert answer["error"]["code"] == "not_ready"
+        assert await heard(here) == ("tiny.en", "the")
+        may_load.set()
+        await eventually(lambda: list(here.gateway.models)[1].is_loaded)
+        assert await heard(here, model="base") == ("base", "der")
+
+
+async def test_a_model_that_can_t_be_loaded_is_refused_and_tried_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    there = False
+
+    def maybe() -> ScriptedEngine:
+        if not there:
+            raise ModelNotFound("model", "base", "a model that is here")
+        return ScriptedEngine({}, GERMAN, latency_s=0.0)
+
+    pools = [pool("tiny.en", ENGLISH), AsyncPool("base", backend="local", engine_factory=maybe)]
+    async with served(pools=pools, unload_after_s=60.0) as here:
+        async with connected(here.ws) as client:
+            await client.say("options", **PLAIN, model="base")
+            (error,) = await client.hear_all()
+            assert (error["code"], client.closing) == ("not_ready", (1013, "not_ready"))
+        assert "the model base can't be loaded" in caplog.text
+        assert await heard(here) == ("tiny.en", "the")
+        there = True
+        assert await heard(here, model="base") == ("base", "der")
 
 
 # ---------------------------------------------------------------- starting

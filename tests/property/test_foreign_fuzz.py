@@ -56,13 +56,16 @@ JSON = st.recursive(
 INPUT_NAMES = st.sampled_from(["format", "noise_reduction", "transcription", "turn_detection", "other"])
 INNER_NAMES = st.sampled_from(
     ["type", "rate", "model", "language", "languages", "prompt", "keywords", "delay", "threshold"]
-) | st.sampled_from(["prefix_padding_ms", "silence_duration_ms", "create_response", "idle_timeout_ms"])
+) | st.sampled_from(
+    ["prefix_padding_ms", "silence_duration_ms", "create_response", "idle_timeout_ms", "eagerness"]
+)
 INNER_VALUES = JSON | st.sampled_from(
     [
         "audio/pcm",
         "audio/pcmu",
         "server_vad",
         "semantic_vad",
+        "high",
         "en",
         "de",
         "whisper-1",

@@ -117,6 +117,21 @@ def test_captions_roll_up_without_breaking_their_lines_anew() -> None:
         before = texts
 
 
+def test_what_is_written_without_spaces_rolls_up_without_losing_a_letter() -> None:
+    caption = Caption("talk")
+    screen = CaptionScreen([caption], "1 worker")
+    said = "".join(chr(0x3042 + number) for number in range(80))
+    seen: list[str] = []
+    for number, letter in enumerate(said):
+        caption.receive(Committed(words=(Word(letter, number, number + 1.0),), first_index=number), 0.0)
+        _, *lines = shown(screen, width=50)
+        texts = ["".join(letter for letter in line if letter in said) for line in lines]
+        seen += [text for text in texts if text and text not in seen]
+    whole = [text for text in seen if not any(text in longer for longer in seen if longer != text)]
+    assert len(whole) > 3
+    assert "".join(whole) == said
+
+
 def test_partials_may_come_and_go_without_losing_committed_text() -> None:
     caption = Caption("talk")
     screen = CaptionScreen([caption], "1 worker")

@@ -90,6 +90,28 @@ def test_language_tags_and_delays() -> None:
     assert (options.language, options.allowed_languages, options.commit_delay_s) == ("pt", ("en", "zh"), 1.0)
 
 
+def test_semantic_turns_end_sooner_behind_a_finished_sentence() -> None:
+    waits: list[tuple[float, float]] = []
+    for eagerness in ("low", "auto", "high"):
+        given = {"type": "semantic_vad", "eagerness": eagerness, "create_response": False}
+        config = update(turn_detection=given)
+        shown = config.public("s")["audio"]["input"]["turn_detection"]
+        assert shown == {"type": "semantic_vad", "eagerness": eagerness}
+        assert config.voice_activity
+        silence = config.stream_options().endpointing
+        assert silence.sentence_silence_s is not None
+        waits.append((silence.min_silence_s, silence.sentence_silence_s))
+    assert waits == sorted(waits, reverse=True)
+    assert all(sentence_s < silence_s for silence_s, sentence_s in waits)
+    assert (
+        update(turn_detection={"type": "semantic_vad"}).stream_options().endpointing.min_silence_s
+        == waits[1][0]
+    )
+    # What was said of the other kind is not carried over.
+    back = update(update(turn_detection={"type": "semantic_vad"}), turn_detection={"type": "server_vad"})
+    assert back.stream_options().endpointing == DEFAULT.stream_options().endpointing
+
+
 def test_what_only_conversations_have_is_taken_to_no_effect() -> None:
     config = update(
         noise_reduction={"type": "near_field"},
@@ -121,7 +143,17 @@ def test_bad_sessions(session: object, param: str, code: str) -> None:
         ({"format": {"type": "audio/pcm", "rate": 16000}}, "format.rate", "invalid_value"),
         ({"format": {"type": "audio/mp3"}}, "format.type", "invalid_value"),
         ({"format": "pcm16"}, "format", "invalid_value"),
-        ({"turn_detection": {"type": "semantic_vad"}}, "turn_detection.type", "invalid_value"),
+        ({"turn_detection": {"type": "psychic_vad"}}, "turn_detection.type", "invalid_value"),
+        (
+            {"turn_detection": {"type": "semantic_vad", "eagerness": "very"}},
+            "turn_detection.eagerness",
+            "invalid_value",
+        ),
+        (
+            {"turn_detection": {"type": "semantic_vad", "silence_duration_ms": 500}},
+            "turn_detection.silence_duration_ms",
+            "unknown_parameter",
+        ),
         ({"turn_detection": {"threshold": 1.5}}, "turn_detection.threshold", "invalid_value"),
         ({"turn_detection": {"threshold": "high"}}, "turn_detection.threshold", "invalid_value"),
         (

@@ -70,13 +70,19 @@ class CaptionScreen:
             first = len(caption.committed) - len(committed)
             text = caption_text(committed, caption.partial)
             shown = list(text.wrap(console, width))
+            begins = 0
             for line in shown[:-height]:
+                begins = _behind(text.plain, begins + len(line.plain.rstrip()))
                 # Only lines of committed text are gone for good: a partial may get shorter again.
-                first += len(line.plain.rstrip()) + 1
-                if first <= len(caption.committed):
-                    self._first[number] = first
+                if first + begins <= len(caption.committed):
+                    self._first[number] = first + begins
             shown = shown[-height:]
         return Text("\n").join([*shown, *[Text()] * (height - len(shown))])
+
+
+def _behind(text: str, end: int) -> int:
+    """Where the line behind one that ended at ``end`` begins: words break at spaces, but some scripts have none."""
+    return len(text) - len(text[end:].lstrip())
 
 
 def caption_text(committed: str, partial: str) -> Text:

@@ -39,18 +39,20 @@ Errors that a client is told of are counted with ``gateway.metrics.error(error)`
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.websockets import WebSocket
 
 from ray_whisper_streaming.server import deepgram, health, minting, native, openai_realtime, rest
 from ray_whisper_streaming.server.gateway import Gateway
 from ray_whisper_streaming.server.pages import page_routes
 from ray_whisper_streaming.server.refusal import Refusal
+from ray_whisper_streaming.server.strays import nothing_here, websocket_wanted
 
 __all__ = ["create_app", "gateway_of", "routes"]
 
@@ -63,16 +65,24 @@ def routes() -> list[BaseRoute]:
         Route("/metrics", health.metrics),
         Route("/status.json", health.status),
         Route("/v1/tokens", minting.mint, methods=["POST"]),
-        WebSocketRoute("/v1/stream", native.stream),
-        WebSocketRoute("/v1/stream/{session_id}/events", native.events),
-        WebSocketRoute("/v1/realtime", openai_realtime.realtime),
+        *_websocket("/v1/stream", native.stream),
+        *_websocket("/v1/stream/{session_id}/events", native.events),
+        *_websocket("/v1/realtime", openai_realtime.realtime),
         Route("/v1/realtime/client_secrets", openai_realtime.client_secrets, methods=["POST"]),
-        WebSocketRoute("/v1/listen", deepgram.listen),
+        *_websocket("/v1/listen", deepgram.listen),
         Route("/v1/audio/transcriptions", rest.transcriptions, methods=["POST"]),
         Route("/v1/audio/translations", rest.translations, methods=["POST"]),
         Route("/v1/models", rest.models),
         Route("/v1/models/{model:path}", rest.model),
         *page_routes(),
+        WebSocketRoute("/{path:path}", nothing_here),
+    ]
+
+
+def _websocket(path: str, endpoint: Callable[[WebSocket], Awaitable[None]]) -> list[BaseRoute]:
+    return [
+        WebSocketRoute(path, endpoint),
+        Route(path, websocket_wanted, methods=["GET", "POST"]),
     ]
 
 

@@ -108,6 +108,13 @@ class ServerConfig:
         low=1,
     )
 
+    unload_after_s: float | None = option(
+        None,
+        "Models but the first are loaded when a session names them, and unloaded after so long without one: more of "
+        "them than there is memory for, but somebody waits. Without it all are loaded at the start and stay.",
+        low=1.0,
+    )
+
     max_queue_wait_s: float = option(
         2.0,
         "New sessions are refused while jobs wait longer than this for a worker. Lower keeps captions quicker, and "

@@ -133,6 +133,12 @@ class Gateway:
         model.check(options)
         if principal.session_id is not None:
             raise self._refused(Refusal("forbidden", "this token is for following a session"))
+        if not model.is_loaded:
+            self._count_refusal(lambda: self.admission.check(principal, [model.room], audio.streams))
+            try:
+                await model.want()
+            except Refusal as refusal:
+                raise self._refused(refusal) from None
         lease = self._count_refusal(lambda: self.admission.admit(principal, model.room, audio.streams))
         session_id = secrets.token_urlsafe(SESSION_ID_BYTES)
         streams: list[AsyncLiveStream] = []
@@ -251,15 +257,16 @@ class Gateway:
         """Look at a model now and then. One that does not answer holds up no other."""
         while True:
             await asyncio.sleep(LOOK_S)
-            try:
-                await self._look(model)
-            except RayWhisperError as error:
-                logger.warning("the pool of %s does not answer: %s", model.name, error)
+            await self._look(model)
 
     async def _look(self, model: ServedModel) -> None:
         sessions = [session for session in self.sessions.values() if session.model == model.name]
         lags_s = [session.lag_s for session in sessions if session.is_live]
-        stats = await model.look(lags_s)
+        try:
+            stats = await model.look(lags_s)
+        except RayWhisperError as error:
+            logger.warning("the pool of %s does not answer: %s", model.name, error)
+            return
         self.metrics.load_measured(model.name, stats, model.room.load)
         self.status.measured(
             model.name,
@@ -276,6 +283,8 @@ class Gateway:
             await asyncio.sleep(LOOK_S)
             looks += 1
             self._enforce_limits()
+            for model in self.models:
+                model.unload_if_idle()
             if looks % SWEEP_LOOKS == 0:
                 self.admission.sweep()
 

@@ -45,7 +45,8 @@ def check_exposure(config: ServerConfig) -> None:
     for name in ("tls_cert", "tls_key", "keys_file"):
         path: str | None = getattr(config, name)
         if path is not None and not Path(path).is_file():
-            raise ConfigurationError(name, path, "a file that is there")
+            maker = "; 'ray-whisper keys create NAME' makes one" if name == "keys_file" else ""
+            raise ConfigurationError(name, path, "a file that is there" + maker)
     if config.tls_cert is not None and config.tls_key is not None:
         check_certificate(config.tls_cert, config.tls_key)
     if config.allow_anonymous or is_loopback(config.host):

@@ -94,6 +94,17 @@ class WebSockets(WebSocketsSansIOProtocol):
             self._resting.cancel()
         super().connection_lost(exc)
 
+    async def run_asgi(self) -> None:
+        """Run the endpoint. One that refuses has answered the handshake too: uvicorn would log that as an error."""
+        endpoint: Any = self.app
+
+        async def answer(scope: Any, receive: Any, send: Any) -> None:
+            await endpoint(scope, receive, send)
+            self.handshake_complete = self.handshake_complete or self.initial_response is not None
+
+        self.app = answer
+        await super().run_asgi()
+
     def on_task_complete(self, task: asyncio.Task[None]) -> None:
         """The endpoint has returned: the rest of the closing gets its time, and no more."""
         super().on_task_complete(task)

@@ -35,6 +35,11 @@ LOGPROBS = "item.input_audio_transcription.logprobs"
 DELAYS = {"minimal": 0.2, "low": 0.35, "medium": 0.5, "high": 1.0, "xhigh": 2.0}
 """The protocol's five grades as our ``commit_delay_s``; "medium" is our default."""
 
+EAGERNESS = {"low": (8.0, 1.0), "medium": (4.0, 0.6), "auto": (4.0, 0.6), "high": (2.0, 0.4)}
+"""The protocol's grades as ``min_silence_s`` and ``sentence_silence_s``. The first are its own longest waits.
+0.6 s behind a finished sentence was measured (``benchmarks/endpoints.py``): few turns end inside one; at 0.4 s more do.
+"""
+
 VOICE_OPTIONS = ("create_response", "interrupt_response", "idle_timeout_ms")
 """Of conversations; here is nobody who would respond."""
 
@@ -64,6 +69,10 @@ class _ServerVad(_Strict, tag_field="type", tag="server_vad"):
     silence_duration_ms: Annotated[int, msgspec.Meta(ge=50, le=60_000)] = 500
 
 
+class _SemanticVad(_Strict, tag_field="type", tag="semantic_vad"):
+    eagerness: Literal["low", "medium", "high", "auto"] = "auto"
+
+
 class _Transcription(_Strict):
     model: str | None = None
     language: str | None = None
@@ -77,7 +86,7 @@ class _Input(_Strict):
     format: _Pcm | _Mulaw | _Alaw
     noise_reduction: None
     transcription: _Transcription
-    turn_detection: _ServerVad | None
+    turn_detection: _ServerVad | _SemanticVad | None
 
 
 class _Audio(_Strict):
@@ -159,7 +168,7 @@ class SessionConfig:
 
     @property
     def voice_activity(self) -> bool:
-        """Whether turns end by themselves (``server_vad``)."""
+        """Whether turns end by themselves (``server_vad``, ``semantic_vad``)."""
         return self.session.audio.input.turn_detection is not None
 
     @property
@@ -248,6 +257,9 @@ class SessionConfig:
         vad, base = self.session.audio.input.turn_detection, self.base.endpointing
         if vad is None:
             return base  # pauses cut what is decoded, but end no turn
+        if isinstance(vad, _SemanticVad):
+            longest_s, sentence_s = EAGERNESS[vad.eagerness]
+            return replace(base, min_silence_s=longest_s, sentence_silence_s=sentence_s)
         fields = endpointing_fields(
             base,
             threshold=vad.threshold,
