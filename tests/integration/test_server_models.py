@@ -323,6 +323,26 @@ async def test_a_model_is_loaded_when_a_session_names_it_and_unloaded_when_none_
         assert await heard(here) == ("tiny.en", "the")
 
 
+async def test_a_server_is_not_ready_before_its_first_model_is() -> None:
+    may_load = threading.Event()
+
+    def slowly() -> ScriptedEngine:
+        assert may_load.wait(20)
+        return ScriptedEngine({}, ENGLISH, latency_s=0.0)
+
+    pools = [AsyncPool("tiny.en", backend="local", engine_factory=slowly), pool("base", GERMAN)]
+    gateway = Gateway(pools, ServerConfig(port=0, unload_after_s=60.0))
+    await gateway.start()
+    try:
+        await asyncio.sleep(0.1)
+        assert gateway.state == "starting"
+        may_load.set()
+        await gateway.wait_ready()
+        assert gateway.state == "ready"
+    finally:
+        await gateway.aclose()
+
+
 async def test_who_names_a_model_that_loads_slowly_is_told_when_to_come_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -361,6 +381,7 @@ async def test_a_model_that_can_t_be_loaded_is_refused_and_tried_again(
             (error,) = await client.hear_all()
             assert (error["code"], client.closing) == ("not_ready", (1013, "not_ready"))
         assert "the model base can't be loaded" in caplog.text
+        assert list(here.gateway.models)[1].pool is not pools[1]  # that one may be half started
         assert await heard(here) == ("tiny.en", "the")
         there = True
         assert await heard(here, model="base") == ("base", "der")

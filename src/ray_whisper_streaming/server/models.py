@@ -16,6 +16,7 @@ from ray_whisper_streaming.engines.factory import EngineName
 from ray_whisper_streaming.errors import ConfigurationError, PoolError, RayWhisperError
 from ray_whisper_streaming.pool.base import PoolStats
 from ray_whisper_streaming.server.config import ServerConfig
+from ray_whisper_streaming.server.freed_memory import give_back_memory
 from ray_whisper_streaming.server.load import Load, LoadMeter
 from ray_whisper_streaming.server.refusal import Refusal
 from ray_whisper_streaming.server.room import Room
@@ -97,8 +98,6 @@ class ServedModel:
         self._loading: asyncio.Task[RayWhisperError | None] | None = None
         self._unloading: asyncio.Task[None] | None = None
         self._used_at = clock()
-        if unload_after_s is not None:
-            self.room.load = Load()
 
     @property
     def name(self) -> str:
@@ -109,6 +108,10 @@ class ServedModel:
         """Load it, unless that is done when it is wanted; raises what `AsyncPool.start` raises."""
         if self._unload_after_s is None and (error := await self._load()) is not None:
             raise error
+
+    def open(self) -> None:
+        """Sessions may come, though it may not be loaded yet."""
+        self.room.load = Load()
 
     async def want(self) -> None:
         """Wait until it is loaded, but no longer than clients wait for an answer.
@@ -135,7 +138,8 @@ class ServedModel:
             return
         logger.info("model unloaded", extra={"model": self.name})
         self.is_loaded = False
-        self.room.load, self._meter = Load(), LoadMeter(self._clock)
+        self._meter = LoadMeter(self._clock)
+        self.open()
         self._unloading = asyncio.create_task(self._renew_pool())
 
     async def look(self, lags_s: Sequence[float]) -> PoolStats:
@@ -194,6 +198,8 @@ class ServedModel:
         """A pool that was closed can't be started again."""
         old, self.pool = self.pool, self.pool.unstarted_copy()
         await old.aclose()
+        del old
+        await asyncio.to_thread(give_back_memory)
 
     def check(self, options: StreamOptions) -> None:
         """Say now what otherwise the first job would say.
@@ -250,6 +256,8 @@ class Models:
     async def start(self) -> None:
         """Start all that are not loaded on demand, at the same time; raises what `AsyncPool.start` raises."""
         await asyncio.gather(*(model.start() for model in self))
+        for model in self:
+            model.open()
 
     async def aclose(self) -> None:
         """Stop all workers. Safe to call twice."""
