@@ -38,7 +38,8 @@ def test_figures_a_table_and_a_page(tmp_path: Path, reference: str) -> None:
     figures, page = tmp_path / "figures.json", tmp_path / "page.html"
     done = evaluate(
         TOUR, "--reference", reference, "--policy", "hybrid",
-        "--variant", "name=later,policy=cutoff,commit_delay_s=1.5", "--json", str(figures), "--html", str(page),
+        "--variant", "name=later,policy=cutoff,commit_delay_s=1.5",
+        "--condition", "phone", "--json", str(figures), "--html", str(page),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     document = json.loads(figures.read_text())
@@ -47,6 +48,8 @@ def test_figures_a_table_and_a_page(tmp_path: Path, reference: str) -> None:
     hybrid, later = document["results"]
     assert (hybrid["variant"], later["variant"]) == ("hybrid", "later")
     for row in (hybrid, later):
+        assert row["condition"] == "phone"
+        assert (row["lost_stretches"], row["uncovered_voice_s"]) == (0, 0.0)
         assert row["wer"] <= 0.1
         assert row["offline_wer"] <= 0.1
         assert row["words"] == row["words_timed"] == 49
@@ -60,6 +63,7 @@ def test_figures_a_table_and_a_page(tmp_path: Path, reference: str) -> None:
     # Words are committed a second later, but for those that a pause settles.
     assert later["commit_latency_s"]["mean"] > hybrid["commit_latency_s"]["mean"] + 0.3
     assert "hybrid" in done.stdout
+    assert "later, en phone: all voice decoded, no stretch lost" in done.stdout
     assert "<svg" in page.read_text()
 
 
@@ -77,6 +81,9 @@ def test_figures_a_table_and_a_page(tmp_path: Path, reference: str) -> None:
         ([TOUR, "--reference", "REFERENCE", "--variant", "beam_size=50"], 2, "beam_size is 50; it must be from 1"),
         ([TOUR, "--reference", "REFERENCE", "--policy", "hybrid", "--policy", "hybrid"], 2, "given once"),
         ([TOUR, "--reference", "REFERENCE", "--language", "de"], 2, "--model base"),
+        ([TOUR, "--reference", "REFERENCE", "--condition", "rain"], 2, "condition is 'rain'; it must be one of clean"),
+        ([TOUR, "--reference", "REFERENCE", "--condition", "background=5"], 2, "given with recordings without speech"),
+        ([TOUR, "--reference", "REFERENCE", *["--condition", "phone"] * 2], 2, "'phone'; it must be given once"),
         ([TOUR, "--reference", "REFERENCE", "--html", "no/such/folder/page.html"], 2, "--html is"),
     ],
 )  # fmt: skip

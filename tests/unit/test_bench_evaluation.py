@@ -16,11 +16,11 @@ from rich.console import Console
 from ray_whisper_streaming.bench.evaluation import ClipText, Figures, Heard, as_row, summarise
 from ray_whisper_streaming.bench.evaluation_page import render_page
 from ray_whisper_streaming.bench.evaluation_run import choose_entries
-from ray_whisper_streaming.bench.evaluation_table import make_table
+from ray_whisper_streaming.bench.evaluation_table import make_table, tell_coverage
 from ray_whisper_streaming.bench.lockstep import Work
 from ray_whisper_streaming.bench.material import Clip, read_manifest
 from ray_whisper_streaming.bench.scatter import LETTER, Point, draw_scatter
-from ray_whisper_streaming.bench.scoring import Shown, StreamLog, Utterance
+from ray_whisper_streaming.bench.scoring import Pass, Shown, StreamLog, Utterance
 from ray_whisper_streaming.bench.text_errors import Edit
 from ray_whisper_streaming.core.jobs import SAMPLE_RATE
 from ray_whisper_streaming.core.options import StreamOptions
@@ -45,9 +45,13 @@ def committed(text: str, delay_s: float = 1.0) -> StreamLog:
 
 
 def summed(
-    *speech: Heard, silence: tuple[Heard, ...] = (), variant: str = "a", language: str = "en"
+    *speech: Heard,
+    silence: tuple[Heard, ...] = (),
+    variant: str = "a",
+    language: str = "en",
+    condition: str = "clean",
 ) -> Figures:
-    return summarise(variant, OPTIONS, language, speech, Work(jobs=30, audio_s=50.0), silence)
+    return summarise(variant, OPTIONS, language, speech, Work(jobs=30, audio_s=50.0), silence, condition)
 
 
 class TestFigures:
@@ -216,13 +220,64 @@ class TestPlot:
 def test_the_table_fits_a_terminal():
     heard = Heard(clip("red green", timed=False), committed("red green"), "red")
     out = io.StringIO()
-    rows = [summed(heard, variant="policy=cutoff,commit_delay_s=0.8,[bold]beam_size=5")]
+    rows = [summed(heard, variant="[bold]policy=cutoff,commit_delay_s=0.8,beam_size=5")]
     Console(file=out, width=80).print(make_table(rows, "a title"))
     text = out.getvalue()
     assert "1.00/1.00*" in text
     assert "the system's own word ends" in text
     assert "[bold]" in text
     assert "…" not in text
+
+
+class TestCoverage:
+    SAID = " ".join(f"word{letter}" for letter in "abcdefghijklmnop")
+
+    def lossy(self, offline: str | None = None, *passes: Pass) -> Heard:
+        words = say(self.SAID)
+        log = StreamLog(shown=[Shown(20.0, True, (*words[:4], *words[12:]))], passes=list(passes))
+        heard = replace(clip(self.SAID, seconds=16.0, name="call"), voice=((0.0, 16.0),))
+        return Heard(heard, log, offline)
+
+    def test_a_lost_stretch_is_named_and_its_words_are_no_figures(self):
+        figures = summed(self.lossy(self.SAID, Pass(0.0, 9.0), Pass(10.0, 16.0)))
+        row = as_row(figures)
+        assert (row["lost_stretches"], row["uncovered_voice_s"]) == (1, pytest.approx(1.0))
+        (lost,) = row["clips"][0]["lost"]
+        assert (lost["start_s"], lost["end_s"], lost["words"]) == (4.0, 11.5, 8)
+        assert (lost["reason"], lost["offline"]) == ("not decoded", True)
+        assert "wordf" not in json.dumps(row)
+        told = "\n".join(tell_coverage(figures))
+        assert "a, en: 1.00 s of voice were never decoded" in told
+        assert "a, en: call, 4.0 to 11.5 s lost: not decoded" in told
+        assert "<del>worde wordf" in render_page([figures], {})
+
+    def test_what_the_model_does_not_have_either_is_told_on_the_page_alone(self):
+        figures = summed(self.lossy("worda wordp", Pass(0.0, 16.0)))
+        assert as_row(figures)["lost_stretches"] == 0
+        assert tell_coverage(figures) == ["a, en: all voice decoded, no stretch lost"]
+        assert "nor has the model in one go" in render_page([figures], {})
+
+    def test_where_passes_were_not_seen_nothing_is_said_of_them(self):
+        figures = summed(self.lossy())
+        assert as_row(figures)["uncovered_voice_s"] is None
+        assert tell_coverage(figures) == ["a, en: call, 4.0 to 11.5 s lost: unknown"]
+        whole = summed(Heard(clip("red"), committed("red")))
+        assert tell_coverage(whole) == ["a, en: no stretch lost"]
+
+    def test_conditions_stand_side_by_side(self):
+        heard = Heard(clip("red green"), committed("red green"), "red")
+        joined = (Heard(clip("red", name="one"), committed("red")), Heard(clip("blue"), committed("blue")))
+        rows = [
+            summed(heard, condition="clean"),
+            summed(*joined, condition="phone"),  # another number of clips
+        ]
+        assert [as_row(row)["condition"] for row in rows] == ["clean", "phone"]
+        seen = Elements(render_page(rows, {}))
+        assert {"en: texts, the worst first", "en phone: texts, the worst first"} <= set(seen.texts["h2"])
+        out = io.StringIO()
+        Console(file=out, width=80).print(make_table(rows, "a title"))
+        assert "phone" in out.getvalue()
+        assert "a title, a, en" in out.getvalue()
 
 
 class TestEntries:

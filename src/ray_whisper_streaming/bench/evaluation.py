@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ray_whisper_streaming.bench.coverage import LostStretch, find_lost, uncovered_s
 from ray_whisper_streaming.bench.lockstep import Work
 from ray_whisper_streaming.bench.material import Clip
 from ray_whisper_streaming.bench.reading import PartialWords, count_partial_words, measure_turns
@@ -54,11 +55,15 @@ class ClipText:
         name: of the clip.
         edits: live.
         offline_edits: of the same model in one go; None: not tried.
+        lost: stretches of speech without a committed word.
+        uncovered_s: voice that no pass covered; None: passes were not recorded.
     """
 
     name: str
     edits: tuple[Edit, ...] = field(repr=False)
     offline_edits: tuple[Edit, ...] | None = field(default=None, repr=False)
+    lost: tuple[LostStretch, ...] = ()
+    uncovered_s: float | None = None
 
     @property
     def errors(self) -> ErrorCount:
@@ -92,6 +97,7 @@ class Figures:
 
     Attributes:
         variant: its name.
+        condition: under which the recordings were played.
         options: of its streams.
         language: what is spoken.
         letters: letters are counted, not words.
@@ -116,6 +122,7 @@ class Figures:
     """
 
     variant: str
+    condition: str
     options: StreamOptions
     language: str
     letters: bool
@@ -138,6 +145,22 @@ class Figures:
     hallucinated: Hallucinated
     failures: int
 
+    @property
+    def lost(self) -> list[tuple[str, LostStretch]]:
+        """(clip, stretch) of all clips, but for stretches that the model doesn't have in one go either."""
+        return [
+            (clip.name, stretch)
+            for clip in self.clips
+            for stretch in clip.lost
+            if stretch.offline is not False
+        ]
+
+    @property
+    def uncovered_s(self) -> float | None:
+        """Voice that no pass covered, of all clips; None: passes were not recorded."""
+        each = [clip.uncovered_s for clip in self.clips if clip.uncovered_s is not None]
+        return sum(each) if each else None
+
 
 def summarise(
     variant: str,
@@ -146,6 +169,7 @@ def summarise(
     speech: Sequence[Heard],
     work: Work,
     silence: Sequence[Heard] = (),
+    condition: str = "clean",
 ) -> Figures:
     """The figures of a variant in one language.
 
@@ -158,6 +182,7 @@ def summarise(
         speech: clips in which somebody speaks.
         work: what these cost.
         silence: clips in which nobody does.
+        condition: under which they were played.
     """
     word_times = any(heard.clip.words for heard in speech)
     timed = [heard for heard in speech if heard.clip.words or not word_times]
@@ -169,6 +194,7 @@ def summarise(
     offline = [count_errors(clip.offline_edits) for clip in clips if clip.offline_edits is not None]
     return Figures(
         variant=variant,
+        condition=condition,
         options=options,
         language=language,
         letters=counts_letters(language),
@@ -203,6 +229,7 @@ def as_row(figures: Figures) -> dict[str, Any]:
         rates = {"wer": (None, None), "cer": (live, offline)}
     return {
         "variant": figures.variant,
+        "condition": figures.condition,
         "options": asdict(figures.options),
         "language": figures.language,
         "words": figures.errors.words,
@@ -230,20 +257,36 @@ def as_row(figures: Figures) -> dict[str, Any]:
         "non_speech_s": figures.hallucinated.audio_s,
         "hallucinated_words": figures.hallucinated.words,
         "hallucinated_words_per_hour": figures.hallucinated.words_per_hour,
+        "uncovered_voice_s": figures.uncovered_s,
+        "lost_stretches": len(figures.lost),
         "failures": figures.failures,
-        "clips": [
-            {"name": clip.name, "words": clip.errors.words, "errors": clip.errors.errors}
-            for clip in figures.clips
-        ],
+        "clips": [_clip_row(clip) for clip in figures.clips],
+    }
+
+
+def _clip_row(clip: ClipText) -> dict[str, Any]:
+    """A clip as JSON: figures, and no word of what was said."""
+    lost = [asdict(stretch) for stretch in clip.lost]
+    for stretch in lost:
+        del stretch["said"]
+    return {
+        "name": clip.name,
+        "words": clip.errors.words,
+        "errors": clip.errors.errors,
+        "uncovered_voice_s": clip.uncovered_s,
+        "lost": lost,
     }
 
 
 def _compare(heard: Heard, language: str) -> ClipText:
-    said, offline = heard.clip.text, heard.offline
+    said, offline, log = heard.clip.text, heard.offline, heard.log
+    voice = heard.clip.with_voice().voice or ()
     return ClipText(
         name=heard.clip.name,
-        edits=tuple(find_edits(said, heard.log.text, language)),
+        edits=tuple(find_edits(said, log.text, language)),
         offline_edits=None if offline is None else tuple(find_edits(said, offline, language)),
+        lost=tuple(find_lost(said, heard.clip.words, log, voice, offline, language)),
+        uncovered_s=uncovered_s(voice, log.passes) if log.passes else None,
     )
 
 

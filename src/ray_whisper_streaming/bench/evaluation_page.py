@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
 from ray_whisper_streaming.bench.evaluation import ClipText, Figures
-from ray_whisper_streaming.bench.evaluation_table import COLUMNS, cells, percent
+from ray_whisper_streaming.bench.evaluation_table import COLUMNS, cells, percent, setting, tell_coverage
 from ray_whisper_streaming.bench.report import FROM_OWN_TIMES
 from ray_whisper_streaming.bench.scatter import Point, draw_scatter
 from ray_whisper_streaming.bench.text_errors import Edit, ErrorCount, count_errors
@@ -25,7 +25,7 @@ def render_page(rows: Sequence[Figures], about: Mapping[str, str]) -> str:
         rows: at least one.
         about: what was measured, where and how: names and values, in order.
     """
-    languages = list(dict.fromkeys(row.language for row in rows))
+    settings = list(dict.fromkeys(map(setting, rows)))
     numbers = {name: n for n, name in enumerate(dict.fromkeys(row.variant for row in rows), 1)}
     body = [
         "<h1>Live text, measured</h1>",
@@ -33,12 +33,13 @@ def render_page(rows: Sequence[Figures], about: Mapping[str, str]) -> str:
         "<h2>Figures</h2>",
         *_table(rows, numbers),
     ]
-    for language in languages:
-        mine = [row for row in rows if row.language == language]
-        body += [f"<h2>{escape(language)}: delay against errors</h2>", *_plot(mine, numbers)]
-    for language in languages:
-        mine = [row for row in rows if row.language == language]
-        body += [f"<h2>{escape(language)}: texts, the worst first</h2>", _LEGEND, *_texts(mine)]
+    for name in settings:
+        mine = [row for row in rows if setting(row) == name]
+        body += [f"<h2>{escape(name)}: delay against errors</h2>", *_plot(mine, numbers)]
+    body += ["<h2>Lost</h2>", *_lost(rows)]
+    for name in settings:
+        mine = [row for row in rows if setting(row) == name]
+        body += [f"<h2>{escape(name)}: texts, the worst first</h2>", _LEGEND, *_texts(mine)]
     body += _hallucinated(rows)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -57,7 +58,7 @@ def _table(rows: Sequence[Figures], numbers: Mapping[str, int]) -> Iterator[str]
         values = "".join(f"<td>{escape(cell)}</td>" for cell in cells(row))
         yield (
             f"<tr><td>{numbers[row.variant]}</td><th>{escape(row.variant)}</th>"
-            f"<td>{escape(row.language)}</td>{values}</tr>"
+            f"<td>{escape(setting(row))}</td>{values}</tr>"
         )
     yield "</tbody></table></div>"
     if not all(row.word_times for row in rows):
@@ -138,6 +139,21 @@ def _told(errors: ErrorCount) -> str:
         f"{percent(errors.rate)} %: {errors.substitutions} wrong, {errors.deletions} missing, "
         f"{errors.insertions} too many, of {errors.words}"
     )
+
+
+def _lost(rows: Sequence[Figures]) -> Iterator[str]:
+    """Stretches without a word, those that the model doesn't have in one go either as well."""
+    for row in rows:
+        yield from (f"<p>{escape(line)}</p>" for line in tell_coverage(row))
+        for clip in row.clips:
+            for stretch in clip.lost:
+                offline = {True: "the model has it in one go", False: "nor has the model in one go"}
+                yield (
+                    f"<p>{escape(clip.name)}, {stretch.start_s:.1f} to {stretch.end_s:.1f} s: "
+                    f"<del>{escape(stretch.said)}</del> ({stretch.reason}"
+                    + (f"; {offline[stretch.offline]}" if stretch.offline is not None else "")
+                    + ")</p>"
+                )
 
 
 def _hallucinated(rows: Sequence[Figures]) -> Iterator[str]:

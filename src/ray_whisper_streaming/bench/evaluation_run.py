@@ -8,6 +8,7 @@ from functools import partial
 from typing import TypeAlias
 
 from ray_whisper_streaming.api import AsyncPool
+from ray_whisper_streaming.bench.conditions import CLEAN, Condition
 from ray_whisper_streaming.bench.evaluation import Figures, Heard, summarise
 from ray_whisper_streaming.bench.load import run_streams
 from ray_whisper_streaming.bench.lockstep import Work, run_lockstep
@@ -34,17 +35,27 @@ class Material:
         speech: clips by language.
         silence: clips without speech; played as each of the languages.
         offline: what the same model made of the clips of a language in one go, where that was tried.
+        condition: under which they are played.
     """
 
     speech: Mapping[str, Sequence[Clip]]
     silence: Sequence[Clip] = ()
     offline: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
+    condition: str = CLEAN.name
 
     @property
     def seconds(self) -> float:
         """Audio that one variant hears."""
         each_s = sum(clip.seconds for clip in self.silence)
         return sum(each_s + sum(clip.seconds for clip in clips) for clips in self.speech.values())
+
+    def under(self, condition: Condition) -> Material:
+        """The same under a condition, not tried offline."""
+        speech = {
+            language: condition.speech([clip.with_voice() for clip in clips], self.silence)
+            for language, clips in self.speech.items()
+        }
+        return Material(speech, condition.silence(self.silence), condition=condition.name)
 
     def figures(
         self,
@@ -60,7 +71,7 @@ class Material:
         offline = self.offline.get(language) or [None] * len(clips)
         speech = [Heard(*each) for each in zip(clips, spoken, offline, strict=True)]
         silence = [Heard(*each) for each in zip(self.silence, silent, strict=True)]
-        return summarise(variant.name, options, language, speech, work, silence)
+        return summarise(variant.name, options, language, speech, work, silence, self.condition)
 
 
 def choose_entries(

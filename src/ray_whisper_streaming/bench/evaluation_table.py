@@ -8,10 +8,11 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from ray_whisper_streaming.bench.conditions import CLEAN
 from ray_whisper_streaming.bench.evaluation import Figures
 from ray_whisper_streaming.bench.report import FROM_OWN_TIMES
 
-__all__ = ["COLUMNS", "cells", "make_table", "percent"]
+__all__ = ["COLUMNS", "cells", "make_table", "percent", "setting", "tell_coverage"]
 
 COLUMNS: Mapping[str, str] = {
     "words": "in the references (letters, where a script has no spaces)",
@@ -23,6 +24,7 @@ COLUMNS: Mapping[str, str] = {
     "chg. %": "words shown before they were committed that changed",
     "dec. s/s": "seconds of audio decoded per second of audio",
     "false /h": "words committed per hour of recordings without speech",
+    "lost": "stretches of 2 s of voice and more without a committed word, which the model has in one go",
 }
 """Columns of the table of figures, and what they mean."""
 
@@ -43,23 +45,54 @@ def cells(figures: Figures, *, narrow: bool = False) -> list[str]:
         percent(figures.partial_words.changed_share),
         f"{figures.decoded_s / figures.audio_s:.1f}" if figures.audio_s else "-",
         _whole(figures.hallucinated.words_per_hour),
+        str(len(figures.lost)),
     ]
 
 
+def tell_coverage(figures: Figures) -> list[str]:
+    """What was lost, a line each; a single one that says so if nothing was."""
+    where = f"{figures.variant}, {setting(figures)}"
+    told: list[str] = []
+    if figures.uncovered_s:
+        told.append(f"{where}: {figures.uncovered_s:.2f} s of voice were never decoded")
+    told += [
+        f"{where}: {name}, {stretch.start_s:.1f} to {stretch.end_s:.1f} s lost: {stretch.reason}"
+        for name, stretch in figures.lost
+    ]
+    if told:
+        return told
+    heard = "" if figures.uncovered_s is None else "all voice decoded, "
+    return [f"{where}: {heard}no stretch lost"]
+
+
+def setting(figures: Figures) -> str:
+    """The language, and the condition unless it is clean."""
+    return figures.language + ("" if figures.condition == CLEAN.name else f" {figures.condition}")
+
+
 def make_table(rows: Sequence[Figures], title: str) -> Table:
-    """A line per variant and language."""
+    """A line per variant, language and condition; what all lines have in common of these stands in the title."""
+    labels = [(row.variant, row.language, row.condition) for row in rows]
+    differs = [len(set(part)) > 1 for part in zip(*labels, strict=True)]
+    if not any(differs):
+        differs[0] = True
+    common = [text for text, varies in zip(labels[0], differs, strict=True) if not varies]
     own = not all(row.word_times for row in rows)
     caption = "commit s: mean/p95" + (f"; * against {FROM_OWN_TIMES}: flatters" if own else "")
-    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, caption=caption)
-    table.add_column("variant", overflow="fold")
-    table.add_column("", no_wrap=True)
+    # Names are the user's: brackets in them are no markup.
+    table = Table(
+        title=Text(", ".join([title, *common])),
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        caption=caption,
+    )
+    table.add_column("", overflow="fold")
     for name in COLUMNS:
         table.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True)
-    for row in rows:
-        # Names are the user's: brackets in them are no markup.
-        table.add_row(
-            Text(row.variant), row.language, *cells(row, narrow=True), style="red" if row.failures else None
-        )
+    for row, label in zip(rows, labels, strict=True):
+        told = " ".join(text for text, varies in zip(label, differs, strict=True) if varies)
+        table.add_row(Text(told), *cells(row, narrow=True), style="red" if row.failures else None)
     return table
 
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ray_whisper_streaming.bench.material import Clip
-from ray_whisper_streaming.bench.scoring import StreamLog
-from ray_whisper_streaming.core.jobs import SAMPLE_RATE, Failure, Job
+from ray_whisper_streaming.bench.scoring import Pass, StreamLog
+from ray_whisper_streaming.core.jobs import SAMPLE_RATE, Failure, Job, Result
 from ray_whisper_streaming.core.options import StreamOptions
 from ray_whisper_streaming.core.stream import Stream
 from ray_whisper_streaming.engines.base import Engine
@@ -84,11 +84,11 @@ def run_lockstep(
                 began_s = time.perf_counter()
                 outcomes = engine.transcribe([job for _, job in piece])
                 work.decoding_s += time.perf_counter() - began_s
-                for (player, _), outcome in zip(piece, outcomes, strict=True):
+                for (player, job), outcome in zip(piece, outcomes, strict=True):
                     if isinstance(outcome, Failure):
                         player.stream.fail(outcome.error)
                     else:
-                        player.stream.receive_result(outcome)
+                        player.receive(job, outcome)
         for player in players:
             player.write_down(position / SAMPLE_RATE)
         if heard is not None:
@@ -126,6 +126,11 @@ class _Player:
 
     def next_job(self) -> Job | None:
         return None if self.over else self.stream.next_job(now=0.0)
+
+    def receive(self, job: Job, result: Result) -> None:
+        start_s = job.start_sample / SAMPLE_RATE
+        self.log.passes.append(Pass(start_s, start_s + job.audio_s, result.words))
+        self.stream.receive_result(result)
 
     def write_down(self, at_s: float) -> None:
         """Log what happened in a step; nothing is known before the clip's own end."""

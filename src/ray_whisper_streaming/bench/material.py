@@ -6,19 +6,30 @@ import itertools
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
+from ray_whisper_streaming.bench.voice import Span, clip_spans, find_voice
 from ray_whisper_streaming.core.jobs import SAMPLE_RATE, Int16Samples
 from ray_whisper_streaming.core.transcript import Word, join_text
 from ray_whisper_streaming.errors import ConfigurationError
 from ray_whisper_streaming.media import decode_file
 
-__all__ = ["Clip", "Entry", "find_material", "load_clip", "load_clips", "make_material", "read_manifest"]
+__all__ = [
+    "Clip",
+    "Entry",
+    "find_material",
+    "join_clips",
+    "load_clip",
+    "load_clips",
+    "make_material",
+    "read_manifest",
+    "split_at_pauses",
+]
 
 SPEECH_VARIABLE = "RWS_SPEECH_DIR"
 """Environment variable that names a folder of recorded speech with a ``manifest.jsonl``."""
@@ -60,6 +71,7 @@ class Clip:
         text: everything said in it.
         words: the same with times, where they are known; else empty.
         language: what is spoken, Whisper's code.
+        voice: where there is voice, of a recording that is hard to hear; None: as found in this audio.
     """
 
     name: str
@@ -67,11 +79,16 @@ class Clip:
     text: str = field(repr=False)
     words: tuple[Word, ...] = field(default=(), repr=False)
     language: str = "en"
+    voice: tuple[Span, ...] | None = field(default=None, repr=False)
 
     @property
     def seconds(self) -> float:
         """Its length."""
         return len(self.audio) / SAMPLE_RATE
+
+    def with_voice(self) -> Clip:
+        """The same; where there is voice is known from now on, whatever is done to its audio."""
+        return self if self.voice is not None else replace(self, voice=tuple(find_voice(self.audio)))
 
 
 def find_material(folder: Path | None = None, speech: Path | None = None) -> Path:
@@ -169,7 +186,7 @@ def make_material(clips: Sequence[Clip], index: int, seconds: float) -> Clip:
             break
         parts.append(clip)
         missing_s -= clip.seconds
-    return _join(f"stream {index}", parts)
+    return join_clips(f"stream {index}", parts)
 
 
 def _list_of(folder: Path) -> Path | None:
@@ -245,17 +262,42 @@ def _cut(clip: Clip, start_s: float, end_s: float) -> Clip:
     return Clip(name=clip.name, audio=audio, text=join_text(moved), words=moved)
 
 
-def _join(name: str, parts: Sequence[Clip]) -> Clip:
+def split_at_pauses(clip: Clip, seconds: float) -> list[Clip]:
+    """The clip in parts, each cut at the first pause between words after so many seconds of it; whole, if it has no
+    word times: then it isn't known what is said in a part.
+    """
+    parts: list[Clip] = []
+    first, begin_s = 0, 0.0
+    for i, (word, following) in enumerate(itertools.pairwise(clip.words), 1):
+        if following.start_s - begin_s >= seconds and following.start_s - word.end_s >= PAUSE_S:
+            middle_s = (word.end_s + following.start_s) / 2
+            parts.append(_part(clip, first, i, begin_s, middle_s))
+            first, begin_s = i, middle_s
+    return [*parts, _part(clip, first, len(clip.words), begin_s, clip.seconds)] if parts else [clip]
+
+
+def _part(clip: Clip, first: int, last: int, begin_s: float, end_s: float) -> Clip:
+    words = tuple(word.shifted(-begin_s) for word in clip.words[first:last])
+    audio = clip.audio[round(begin_s * SAMPLE_RATE) : round(end_s * SAMPLE_RATE)]
+    voice = None if clip.voice is None else tuple(clip_spans(clip.voice, begin_s, end_s))
+    return replace(clip, audio=audio, text=join_text(words), words=words, voice=voice)
+
+
+def join_clips(name: str, parts: Sequence[Clip]) -> Clip:
+    """The clips one after the other; with word times only if all of them have some."""
     words: list[Word] = []
+    voice: list[Span] = []
     offset_s = 0.0
     for part in parts:
         words += [word.shifted(offset_s) for word in part.words]
+        voice += [(start_s + offset_s, end_s + offset_s) for start_s, end_s in part.voice or ()]
         offset_s += part.seconds
     text = " ".join(part.text for part in parts if part.text)
     return Clip(
         name=name,
         audio=np.concatenate([part.audio for part in parts]),
         text=text,
-        words=tuple(words),
+        words=tuple(words) if all(part.words or not part.text for part in parts) else (),
         language=parts[0].language,
+        voice=tuple(voice) if all(part.voice is not None for part in parts) else None,
     )

@@ -30,6 +30,7 @@ from ray_whisper_streaming.core.transcript import Word, join_text, normalise
 __all__ = [
     "Alignment",
     "Lag",
+    "Pass",
     "Shown",
     "StreamLog",
     "StreamScore",
@@ -90,6 +91,21 @@ class Utterance:
     silent_at_s: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """A window that was decoded.
+
+    Attributes:
+        start_s: where it began.
+        end_s: where it ended.
+        words: what the engine answered, before the stream judged it.
+    """
+
+    start_s: float
+    end_s: float
+    words: tuple[Word, ...] = field(default=(), repr=False)
+
+
 @dataclass(slots=True)
 class StreamLog:
     """What became of one stream.
@@ -101,6 +117,7 @@ class StreamLog:
         failure: the error's type if the stream failed.
         failed_jobs: jobs that failed; the stream tries again.
         late_s: how late each packet of audio was given, seconds behind the plan.
+        passes: the windows that were decoded, in order; none where they can't be seen (at the pace of speech).
     """
 
     shown: list[Shown] = field(default_factory=list[Shown])
@@ -109,6 +126,7 @@ class StreamLog:
     failure: str = ""
     failed_jobs: int = 0
     late_s: list[float] = field(default_factory=list[float])
+    passes: list[Pass] = field(default_factory=list[Pass], repr=False)
     _silent_at_s: list[float] = field(default_factory=list[float], repr=False)
     _shown_at_s: float | None = field(default=None, repr=False)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from contextlib import aclosing, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from rich.progress import (
 )
 
 from ray_whisper_streaming import AsyncPool
+from ray_whisper_streaming.bench.conditions import CLEAN, Condition, parse_condition
 from ray_whisper_streaming.bench.evaluation import Figures, as_row
 from ray_whisper_streaming.bench.evaluation_page import render_page
 from ray_whisper_streaming.bench.evaluation_run import (
@@ -29,7 +31,7 @@ from ray_whisper_streaming.bench.evaluation_run import (
     evaluate_at_pace,
     evaluate_in_steps,
 )
-from ray_whisper_streaming.bench.evaluation_table import make_table
+from ray_whisper_streaming.bench.evaluation_table import make_table, tell_coverage
 from ray_whisper_streaming.bench.machine import describe_machine
 from ray_whisper_streaming.bench.material import Clip, Entry, load_clip, read_manifest
 from ray_whisper_streaming.bench.text_errors import check_extra
@@ -41,7 +43,7 @@ from ray_whisper_streaming.core.options import StreamOptions
 from ray_whisper_streaming.engines.factory import EngineName, engine_factory_for
 from ray_whisper_streaming.errors import AudioError, ConfigurationError
 
-__all__ = ["Plan", "find_entries", "make_variants", "run"]
+__all__ = ["Plan", "find_entries", "make_conditions", "make_variants", "run"]
 
 console = Console(highlight=False)
 
@@ -132,7 +134,31 @@ def find_entries(
     return entries
 
 
-def run(plan: Plan, variants: Sequence[Variant], entries: Sequence[Entry], *, quiet: bool) -> int:
+def make_conditions(written: Sequence[str], entries: Sequence[Entry]) -> list[Condition]:
+    """The conditions that the recordings are played under; clean, if there are none.
+
+    Raises:
+        ConfigurationError: see `parse_condition`; or one is given twice, or lacks recordings without speech.
+    """
+    conditions = [parse_condition(text) for text in written] or [CLEAN]
+    names = [condition.name for condition in conditions]
+    if double := next((name for name in names if names.count(name) > 1), None):
+        raise ConfigurationError("condition", double, "given once")
+    silence = any(not entry.text for entry in entries)
+    for condition in conditions:
+        if condition.needs_background and not silence:
+            raise ConfigurationError("condition", condition.name, "given with recordings without speech")
+    return conditions
+
+
+def run(
+    plan: Plan,
+    variants: Sequence[Variant],
+    entries: Sequence[Entry],
+    conditions: Sequence[Condition],
+    *,
+    quiet: bool,
+) -> int:
     """Measure, print the table, write the files after every line of it; return the exit code."""
     try:
         check_extra()
@@ -151,25 +177,29 @@ def run(plan: Plan, variants: Sequence[Variant], entries: Sequence[Entry], *, qu
         transient=True,
         disable=quiet or not errors.is_terminal,
     ) as progress:
-        clips = [load_clip(entry) for entry in entries]
-        material = _sorted(clips)
-        seconds = material.seconds * len(variants)
+        clean = _sorted([load_clip(entry) for entry in entries])
+        seconds = clean.seconds * len(variants)
         if plan.offline:
-            seconds += sum(clip.seconds for clip in clips if clip.text)
-        task = progress.add_task("", total=seconds)
+            seconds += sum(clip.seconds for clips in clean.speech.values() for clip in clips)
+        # About: some conditions join recordings, cut their pauses out, or leave those without speech alone.
+        task = progress.add_task("", total=seconds * len(conditions))
 
         def heard(what: str, seconds: float) -> None:
             progress.update(task, description=what, advance=seconds)
 
         try:
-            if plan.offline:
-                material = _with_offline(plan, material, heard)
-            _measure(plan, variants, material, report.add, heard)
+            for condition in conditions:
+                material = clean.under(condition)
+                if plan.offline:
+                    material = _with_offline(plan, material, heard)
+                _measure(plan, variants, material, report.add, heard)
         finally:
             # Also when ended by Ctrl-C: what was measured until then.
             progress.stop()
             if report.rows:
                 console.print(make_table(report.rows, f"{plan.model}, {plan.how}"))
+                for line in itertools.chain.from_iterable(map(tell_coverage, report.rows)):
+                    console.print(line, markup=False)
     return FAILURE if any(row.failures for row in report.rows) else 0
 
 
@@ -253,7 +283,7 @@ def _with_offline(plan: Plan, material: Material, heard: Callable[[str, float], 
         language: transcribe_offline(whisper, clips, language, lambda seconds: heard("offline", seconds))
         for language, clips in material.speech.items()
     }
-    return Material(material.speech, material.silence, texts)
+    return replace(material, offline=texts)
 
 
 def _sorted(clips: Sequence[Clip]) -> Material:

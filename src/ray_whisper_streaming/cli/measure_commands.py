@@ -72,6 +72,14 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    condition: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What the recordings sound like: clean, phone, monologue, or white, pink, background, clipped, quiet, "
+            "overlap or turns with =DECIBELS, such as pink=10; again for others. See docs/evaluate.md.",
+            show_default=False,
+        ),
+    ] = None,
     step_s: Annotated[
         float, typer.Option(min=0.1, max=20.0, help="Audio between two passes, in seconds.")
     ] = STEP_S,
@@ -128,4 +136,5 @@ def evaluate(
     entries = program.find_entries(
         audio or [], reference or [], manifest, languages=language or [], limit=limit, model=model
     )
-    raise typer.Exit(program.run(plan, variants, entries, quiet=quiet))
+    conditions = program.make_conditions(condition or [], entries)
+    raise typer.Exit(program.run(plan, variants, entries, conditions, quiet=quiet))
