@@ -27,8 +27,8 @@ NO_SPEECH_LIMIT = 0.6
 LOG_PROBABILITY_LIMIT = -1.0
 
 GUESS_LIMIT = -2.0
-"""Average log probability below which an answer is a guess, whatever Whisper says of speech. (Found with base and tiny.en
-on speech in six languages, half of it with white noise at 10 dB, a pass a second: 5 of 1,234 passes were below it, each
+"""Average log probability below which an answer is a guess, whatever Whisper says of speech. (Found with base and tiny
+on speech in six languages, half of it in white noise at 10 dB, a pass a second: 5 of 1,234 passes were below it, each
 of them a stream's first, over one or two seconds of audio; over noise that passes for voice, -2.3 to -3.4.)"""
 
 MAX_LOOP_WORDS = 8
