@@ -320,10 +320,11 @@ def test_garbage_in_a_streamed_answer(client: OpenAI) -> None:
 
 
 def test_translation_needs_a_multilingual_model(client: OpenAI) -> None:
-    with pytest.raises(openai.BadRequestError, match="English alone"):
+    with pytest.raises(openai.BadRequestError, match="English alone") as caught:
         client.audio.translations.create(  # pyright: ignore[reportDeprecated]
             file=SAMPLES / TOUR, model="whisper-1"
         )
+    assert (caught.value.code, caught.value.param) == ("invalid_value", "task")
 
 
 @pytest.mark.slow

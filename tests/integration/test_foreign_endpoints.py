@@ -11,6 +11,8 @@ import contextlib
 import json
 import socket
 import struct
+import urllib.error
+import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -171,6 +173,36 @@ async def test_pages_of_other_sites(here: Served) -> None:
 
 
 # ---------------------------------------------------------------- Realtime
+
+
+async def test_pages_of_allowed_sites_may_read_the_answers() -> None:
+    ours, others = "https://app.example.org", "https://evil.example.org"
+
+    def ask_before(url: str, origin: str) -> dict[str, str]:
+        headers = {
+            "Origin": origin,
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": "authorization",
+        }
+        asked = urllib.request.Request(url, method="OPTIONS", headers=headers)
+        try:
+            with urllib.request.urlopen(asked, timeout=20) as answer:
+                return dict(answer.headers.items())
+        except urllib.error.HTTPError as error:
+            return dict(error.headers.items())
+
+    allowed = "access-control-allow-origin"
+    async with served(allowed_origins=(ours + "/",)) as here:
+        url = here.http + "/v1/audio/transcriptions"
+        told = await asyncio.to_thread(ask_before, url, ours)
+        assert (told[allowed], told["access-control-allow-headers"]) == (ours, "authorization")
+        assert allowed not in await asyncio.to_thread(ask_before, url, others)
+        assert (await fetch(here.http + "/v1/models", Origin=ours)).headers[allowed] == ours
+        answer = await fetch(here.http + "/v1/models", Origin=others)
+        assert answer.status == 403
+        assert allowed not in answer.headers
+    async with served() as here:
+        assert allowed not in (await fetch(here.http + "/v1/models", Origin=here.http)).headers
 
 
 async def test_options_that_change_never_take_two_places(here: Served) -> None:

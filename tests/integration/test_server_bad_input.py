@@ -245,6 +245,21 @@ async def test_a_client_that_vanishes_in_the_middle_of_a_job() -> None:
             assert text_of(await other.hear_all()) == TEXT
 
 
+async def test_a_connection_whose_other_end_is_dead_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray_whisper_streaming.server.serving.PING_S", 0.3)
+    monkeypatch.setattr("ray_whisper_streaming.server.sockets.LINGER_S", 0.3)
+    async with served() as here:
+        reader, writer = await asyncio.open_connection("127.0.0.1", here.server.port)
+        writer.write(upgrade())
+        await reader.readuntil(b"\r\n\r\n")
+        options = b'{"type": "options"}'
+        writer.write(bytes([0x81, 0x80 | len(options)]) + bytes(4) + options)
+        await eventually(lambda: len(here.gateway.sessions) == 1)
+        # From here on it takes what comes and says nothing, not even to pings, as a machine without power.
+        await eventually(lambda: not here.gateway.sessions, within_s=5.0)
+        writer.close()
+
+
 async def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray_whisper_streaming.server.sockets.LINGER_S", 0.2)
     # Words so long that no buffer on the way holds them; each another, or they would be taken for a loop.

@@ -43,6 +43,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
@@ -104,11 +106,27 @@ def create_app(gateway: Gateway, extra_routes: Sequence[BaseRoute] = ()) -> Star
 
     app = Starlette(
         routes=[*extra_routes, *routes()],
+        middleware=_cross_origin(gateway.config.allowed_origins),
         lifespan=lifespan,
         exception_handlers={Refusal: _answer_refusal},
     )
     app.state.gateway = gateway
     return app
+
+
+def _cross_origin(origins: Sequence[str]) -> list[Middleware]:
+    """Browsers let pages of other origins read an HTTP answer only where it says so; WebSockets have no such rule."""
+    if not origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=[origin.rstrip("/").lower() for origin in origins],
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["Retry-After"],
+        )
+    ]
 
 
 def gateway_of(connection: HTTPConnection) -> Gateway:

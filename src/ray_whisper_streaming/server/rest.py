@@ -135,7 +135,7 @@ async def _answer(request: Request, *, translate: bool) -> Response:
         return error_response(status, f"{error.param}: {error}", param=error.param, code=error.code)
     except ConfigurationError as error:
         gateway.metrics.error(error)
-        return error_response(400, str(error), param=error.field)
+        return error_response(400, str(error), param=error.field, code="invalid_value")
     except AudioError as error:
         gateway.metrics.error(error)
         return error_response(400, str(error), param="file", code="invalid_audio")
