@@ -52,7 +52,8 @@ class DrivenStream:
         self._driver = driver
         self._events: deque[Event] = deque()
         self._partial: Partial | None = None
-        self._changed = asyncio.Event()
+        self._told = asyncio.Event()
+        self._room = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
 
     async def push(self, samples: Int16Samples) -> None:
@@ -66,8 +67,8 @@ class DrivenStream:
         for start in range(0, len(samples), longest):
             part = samples[start : start + longest]
             while not (self.closed or self.machine.over or self.machine.has_room(len(part))):
-                self._changed.clear()
-                await self._changed.wait()
+                self._room.clear()
+                await self._room.wait()
             self.push_nowait(part)
 
     def push_nowait(self, samples: Int16Samples) -> None:
@@ -101,8 +102,8 @@ class DrivenStream:
         while not self._events and self._partial is None:
             if self.closed or self.machine.over:
                 return None
-            self._changed.clear()
-            await self._changed.wait()
+            self._told.clear()
+            await self._told.wait()
         return self.next_event_nowait()
 
     def next_event_nowait(self) -> Event | None:
@@ -119,7 +120,8 @@ class DrivenStream:
         self.closed = True
         self._events.clear()
         self._partial = None
-        self._changed.set()
+        self._told.set()
+        self._room.set()
         if self.job is not None:
             self.job.cancel()
         self._driver.forget(self)
@@ -139,7 +141,9 @@ class DrivenStream:
         if self.machine.over:
             self._partial = None
             self._driver.forget(self)
-        self._changed.set()  # there may be events, and there may be room again
+        if self._events or self._partial is not None or self.machine.over:
+            self._told.set()
+        self._room.set()  # there may be some again
 
     def rearm(self, loop: asyncio.AbstractEventLoop, wakeup: float | None, now: float) -> None:
         """Have the driver look again at the monotonic second ``wakeup``."""
@@ -245,7 +249,8 @@ class StreamDriver:
             return
         for (stream, _), probabilities in zip(asked, scores, strict=True):
             stream.machine.receive_voice(probabilities)
-            self._touched.add(stream)  # more may wait: a long push is scored in parts
+            if stream.machine.voice_waits:  # a long push is scored in parts
+                self._touched.add(stream)
 
     def _advance(self, stream: DrivenStream) -> None:
         assert self._loop is not None

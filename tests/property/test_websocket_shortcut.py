@@ -14,6 +14,7 @@ from uvicorn.server import ServerState
 from websockets.frames import Opcode
 from websockets.speedups import apply_mask
 
+from ray_whisper_streaming.server.peer import MORE
 from ray_whisper_streaming.server.sockets import WebSockets
 
 MAX_SIZE = 300
@@ -75,7 +76,9 @@ async def heard(kind: type[WebSocketsSansIOProtocol], pieces: list[bytes]) -> tu
     closing = wire.closing
     messages: list[Any] = []
     while not protocol.queue.empty():
-        messages.append(protocol.queue.get_nowait())
+        event: Any = protocol.queue.get_nowait()
+        more = event.pop(MORE, [])
+        messages += [event, *({"type": event["type"], "bytes": message} for message in more)]
     for task in protocol.tasks:
         task.cancel()
     await asyncio.gather(*protocol.tasks, return_exceptions=True)

@@ -50,7 +50,7 @@ def test_what_is_no_audio_is_refused(samples: object) -> None:
         as_int16(samples)  # type: ignore[arg-type]
 
 
-def test_reading_spans_chunks() -> None:
+def test_reading_spans_what_was_appended() -> None:
     buffer = AudioBuffer()
     for start in range(0, 100, 10):
         buffer.append(numbers(start, start + 10))
@@ -92,6 +92,17 @@ def test_the_caller_may_use_its_array_again() -> None:
     samples = numbers(0, 4)
     buffer.append(samples)
     samples[:] = 99
-    out = buffer.read(0, 4)
-    out[:] = 77
     assert buffer.read(0, 4).tolist() == [0, 1, 2, 3]
+
+
+def test_what_was_read_stays_what_it_was() -> None:
+    buffer = AudioBuffer()
+    buffer.append(numbers(0, 100))
+    out = buffer.read(50, 60)
+    with pytest.raises(ValueError, match="read-only"):
+        out[:] = 77
+    buffer.trim(80)
+    for start in range(100, 30_000, 100):  # through more than one block
+        buffer.append(numbers(start, start + 100))
+        buffer.trim(start)
+    assert out.tolist() == list(range(50, 60))

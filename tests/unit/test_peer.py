@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from starlette.websockets import WebSocket
 
-from ray_whisper_streaming.server.peer import Peer, PeerGone
+from ray_whisper_streaming.server.peer import MORE, Peer, PeerGone
 
 GOING_AWAY = 1001
 
@@ -47,6 +47,17 @@ async def test_who_reads_learns_what_a_sending_learned() -> None:
     with pytest.raises(PeerGone) as of_reading:
         await peer.receive()
     assert (of_sending.value.code, of_reading.value.code) == (GOING_AWAY, GOING_AWAY)
+
+
+async def test_messages_that_came_together_are_received_one_by_one_and_in_order() -> None:
+    connection = Connection()
+    peer = await connection.peer()
+    connection.incoming.put_nowait({"type": "websocket.receive", "bytes": b"a", MORE: [b"b", b"c"]})
+    connection.incoming.put_nowait({"type": "websocket.receive", "text": "d"})
+    connection.vanish()
+    assert [await peer.receive() for _ in range(4)] == [b"a", b"b", b"c", "d"]
+    with pytest.raises(PeerGone):
+        await peer.receive()
 
 
 async def test_a_reader_that_was_busy_while_another_closed_a_dead_connection_hears_that_it_is_gone() -> None:

@@ -105,6 +105,20 @@ def test_what_is_not_looked_at_closer_changes_nothing() -> None:
         assert count_known_words(heard, committed) == count_by_the_book(heard, committed)
 
 
+def test_words_that_are_missing_or_too_many_are_looked_for_far_enough() -> None:
+    for seed in range(60):
+        rng = random.Random(seed)
+        words = random_words(rng, 8.0)
+        heard = [
+            word.shifted(rng.uniform(-0.2, 0.2)) for word in words if rng.random() > rng.choice((0, 0.5))
+        ]
+        committed = [
+            word for word in words[: rng.randrange(1, len(words))] if rng.random() > rng.choice((0, 0.5))
+        ]
+        committed = committed or words[:1]
+        assert count_known_words(heard, committed) == count_by_the_book(heard, committed)
+
+
 def test_jitter_rarely_costs_a_word() -> None:
     wrong = cases = 0
     for seed in range(40):

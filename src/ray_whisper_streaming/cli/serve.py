@@ -14,7 +14,7 @@ from ray_whisper_streaming.server.config import ServerConfig
 from ray_whisper_streaming.server.gateway import Gateway
 from ray_whisper_streaming.server.logs import JsonFormatter, TextFormatter
 from ray_whisper_streaming.server.models import make_pools
-from ray_whisper_streaming.server.serving import Server, check_exposure
+from ray_whisper_streaming.server.serving import Server, calm_collector, check_exposure
 
 __all__ = ["configure_logging", "run"]
 
@@ -44,6 +44,7 @@ async def run(config: ServerConfig, *, quiet: bool = False) -> int:
     def announce() -> None:
         ready.set()
         own_signals()
+        calm_collector()
         if not quiet:
             print("\n".join(_addresses(server, config)), flush=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from difflib import SequenceMatcher
+from math import inf
 
 from ray_whisper_streaming.core.transcript import Word, normalise
 
@@ -28,6 +29,9 @@ EARLY_SHARE = 0.5
 """A word lies over the last committed one if they share this much of the shorter one's time."""
 
 TIME_SLACK_S = 0.05
+
+NARROW_BAND = 2
+"""Words that are missing or too many in a hypothesis, as a rule; where there are more, all pairs are looked at."""
 
 
 def count_prefix_words(words: Sequence[Word], prefix: str) -> int | None:
@@ -56,13 +60,27 @@ def count_known_words(words: Sequence[Word], committed: Sequence[Word]) -> int:
     """
     if not committed:
         return 0
-    row = [float(i) * UNMATCHED_COST for i in range(len(committed) + 1)]
-    distances = [row[-1]]
     known = [(normalise(word.text), (word.start_s + word.end_s) / 2) for word in committed]
-    for word in words:
+    split, cost = _cheapest_split(words, known, committed[-1], NARROW_BAND)
+    if cost > NARROW_BAND * UNMATCHED_COST:
+        # A path that leaves the band has more words unmatched than it is wide, and might be as cheap as this.
+        split, _ = _cheapest_split(words, known, committed[-1], max(len(words), len(known)))
+    return split
+
+
+def _cheapest_split(
+    words: Sequence[Word], known: Sequence[tuple[str, float]], last: Word, band: int
+) -> tuple[int, float]:
+    """The cheapest split and its cost, if of the table of pairs only so much beside its diagonal is filled in."""
+    row = [i * UNMATCHED_COST if i <= band else inf for i in range(len(known) + 1)]
+    distances = [row[-1]]
+    for number, word in enumerate(words, 1):
         text, middle = normalise(word.text), (word.start_s + word.end_s) / 2
-        above, row = row, [row[0] + UNMATCHED_COST]
-        for i, (known_text, known_middle) in enumerate(known):
+        above, row = row, [inf] * len(row)
+        if number <= band:
+            row[0] = number * UNMATCHED_COST
+        for i in range(max(0, number - band - 1), min(len(known), number + band)):
+            known_text, known_middle = known[i]
             drift_cost = DRIFT_COST_PER_S * min(abs(middle - known_middle), MAX_DRIFT_S)
             cheapest = min(above[i + 1], row[i]) + UNMATCHED_COST
             # Most pairs are too far apart to be worth a closer look, and the closest one is dear.
@@ -71,16 +89,16 @@ def count_known_words(words: Sequence[Word], committed: Sequence[Word]) -> int:
                 and above[i] + (_least_difference(text, known_text) + drift_cost) < cheapest
             ):
                 cheapest = min(cheapest, above[i] + (_difference(text, known_text) + drift_cost))
-            row.append(cheapest)
+            row[i + 1] = cheapest
         distances.append(row[-1])
 
-    best, best_cost, early = 0, float("inf"), 0.0
+    best, best_cost, early = 0, inf, 0.0
     for split in range(len(words), -1, -1):
         if split < len(words):
-            early += _early_cost(words[split], committed[-1])
+            early += _early_cost(words[split], last)
         if distances[split] + early <= best_cost:
             best, best_cost = split, distances[split] + early
-    return best
+    return best, best_cost
 
 
 def _least_difference(first: str, second: str) -> float:

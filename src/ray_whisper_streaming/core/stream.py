@@ -230,26 +230,23 @@ class Stream:
             self._eof = True
             self._mark(_Mark(self._buffer.end_sample, None))
 
+    @property
+    def voice_waits(self) -> bool:
+        """Whether `voice_input` would give samples now."""
+        start, end = self._unscored()
+        return start < end
+
     def voice_input(self) -> Int16Samples | None:
         """Samples whose voice probabilities are wanted now: a multiple of 512, or None.
 
         Answer with `receive_voice` before asking again. At a flush the last frame is filled up with silence.
         """
-        if self._endpointer is None or self._scoring or self._over:
-            return None
-        start = self._endpointer.position
-        limit = self._marks[0].sample if self._marks else self._buffer.end_sample
-        frames = (limit - start) // VOICE_FRAME
-        missing = 0
-        if self._marks and frames < MAX_VOICE_FRAMES and (limit - start) % VOICE_FRAME:
-            missing = VOICE_FRAME - (limit - start) % VOICE_FRAME
-            frames += 1
-        frames = min(frames, MAX_VOICE_FRAMES)
-        if frames <= 0:
+        start, end = self._unscored()
+        if start >= end:
             return None
         self._scoring = True
-        end = min(start + frames * VOICE_FRAME, limit)
         samples = self._buffer.read(start, end)
+        missing = -len(samples) % VOICE_FRAME
         return np.pad(samples, (0, missing)) if missing else samples
 
     def receive_voice(self, probabilities: Sequence[float] | npt.NDArray[np.float32]) -> None:
@@ -388,6 +385,17 @@ class Stream:
         if self._endpointer is None:
             return self._buffer.end_sample
         return min(self._endpointer.position, self._buffer.end_sample)
+
+    def _unscored(self) -> tuple[int, int]:
+        """Where audio for one `voice_input` begins and ends: whole frames, but for the last one before a mark."""
+        if self._endpointer is None or self._scoring or self._over:
+            return 0, 0
+        start = self._endpointer.position
+        if self._marks:
+            end = self._marks[0].sample
+        else:
+            end = self._buffer.end_sample - (self._buffer.end_sample - start) % VOICE_FRAME
+        return start, min(end, start + MAX_VOICE_FRAMES * VOICE_FRAME)
 
     def _check_open(self) -> None:
         if self._eof or self._over:

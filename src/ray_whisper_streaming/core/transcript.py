@@ -72,7 +72,7 @@ def normalise(text: str) -> str:
     Apostrophes, punctuation and white space go; a word of punctuation alone keeps its characters, so that it
     never equals the empty string.
     """
-    bare = "".join(char for char in text.casefold() if char.isalnum())
+    bare = "".join(filter(str.isalnum, text.casefold()))
     return bare or text.strip()
 
 

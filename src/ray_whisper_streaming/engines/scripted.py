@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import random
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -55,7 +56,7 @@ class ScriptedEngine:
     The same window always gets the same answer, whatever the seed's noise does to it.
 
     Args:
-        scripts: words of each stream by stream id, on the stream's time line.
+        scripts: words of each stream by stream id, on the stream's time line, one after the other.
         default: words of every other stream.
         latency_s: seconds a call takes, and
         latency_per_job_s: seconds more for each job in it.
@@ -160,7 +161,11 @@ class ScriptedEngine:
         noise = random.Random(f"{self._seed} {job.stream_id} {job.start_sample} {len(job.audio)}")
         heard: list[Word] = []
         last_s = start_s
-        for word in self._scripts.get(job.stream_id, self._default):
+        script = self._scripts.get(job.stream_id, self._default)
+        first = bisect_left(script, start_s, key=lambda word: word.end_s)
+        for word in script[first:]:
+            if word.start_s > end_s:
+                break
             visible_s = min(word.end_s, end_s) - max(word.start_s, start_s)
             if visible_s < MIN_VISIBLE * (word.end_s - word.start_s):
                 continue

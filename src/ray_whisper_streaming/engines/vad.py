@@ -38,6 +38,9 @@ CELLS = 128
 FRAMES_PER_CALL = 256
 """Of all streams together, unless one has more: beyond it nothing is gained, and memory grows."""
 
+_SCALES = {np.dtype(np.int16): np.float32(1 / 32768), np.dtype(np.float32): np.float32(1)}
+"""What samples are multiplied by to be -1 to 1."""
+
 _FILE = Path("assets") / "silero_vad_v6.onnx"
 
 
@@ -94,31 +97,36 @@ class SileroVad:
             AudioError: a chunk is not a whole number of frames, or not int16 or float32. No state is moved
             then. ModelNotFound: the network can't be loaded.
         """
-        signals = [
-            np.concatenate((state.context, _as_float(chunk)))
-            for state, chunk in zip(states, chunks, strict=True)
-        ]
-        scores = [np.empty(0, np.float32)] * len(signals)
-        for alike in _of_one_length(signals):
-            found = self._advance([states[index] for index in alike], [signals[index] for index in alike])
+        scores = [np.empty(0, np.float32)] * len(chunks)
+        for frames, alike in _of_one_length(chunks):
+            found = self._advance(
+                frames, [states[index] for index in alike], [chunks[index] for index in alike]
+            )
             for index, probabilities in zip(alike, found, strict=True):
                 scores[index] = probabilities
         return scores
 
-    def _advance(self, states: Sequence[VadState], signals: Sequence[Float32]) -> Sequence[Float32]:
-        """Score samples of one length, their contexts in front of them."""
+    def _advance(
+        self, frames: int, states: Sequence[VadState], chunks: Sequence[Int16Samples | Float32]
+    ) -> Sequence[Float32]:
+        """Score chunks of so many frames."""
+        signals = np.empty((len(chunks), CONTEXT_SAMPLES + frames * VAD_FRAME_SAMPLES), np.float32)
+        for signal, state, chunk in zip(signals, states, chunks, strict=True):
+            signal[:CONTEXT_SAMPLES] = state.context
+            np.multiply(chunk, _SCALES[chunk.dtype], out=signal[CONTEXT_SAMPLES:])
         width = CONTEXT_SAMPLES + VAD_FRAME_SAMPLES
-        frames = np.lib.stride_tricks.sliding_window_view(np.stack(signals), width, axis=1)
+        windows = np.lib.stride_tricks.sliding_window_view(signals, width, axis=1)
         inputs = {
-            "frames": np.ascontiguousarray(frames[:, ::VAD_FRAME_SAMPLES].swapaxes(0, 1)),
+            "frames": np.ascontiguousarray(windows[:, ::VAD_FRAME_SAMPLES].swapaxes(0, 1)),
             "hidden": np.concatenate([state.hidden for state in states], axis=1),
             "cell": np.concatenate([state.cell for state in states], axis=1),
         }
         probabilities, hidden, cell = _network().run(None, inputs)
-        for index, (state, signal) in enumerate(zip(states, signals, strict=True)):
+        for index, state in enumerate(states):
             # Copies: a part of an array keeps all of it.
-            state.hidden, state.cell = (each[:, index : index + 1].copy() for each in (hidden, cell))
-            state.context = signal[-CONTEXT_SAMPLES:].copy()
+            state.hidden = hidden[:, index : index + 1].copy()
+            state.cell = cell[:, index : index + 1].copy()
+            state.context = signals[index, -CONTEXT_SAMPLES:].copy()
         scores: Float32 = np.ascontiguousarray(probabilities.T)
         return list(scores)
 
@@ -146,25 +154,24 @@ def _network() -> Any:
     )
 
 
-def _of_one_length(signals: Sequence[Float32]) -> list[list[int]]:
-    """Indices of signals that hold the same number of frames, but none without any; so many as go into one call."""
+def _of_one_length(chunks: Sequence[npt.NDArray[Any]]) -> list[tuple[int, list[int]]]:
+    """Numbers of frames with the indices of chunks that hold so many, but at least one; as many as go into one call."""
     by_length: dict[int, list[int]] = defaultdict(list)
-    for index, signal in enumerate(signals):
-        by_length[(len(signal) - CONTEXT_SAMPLES) // VAD_FRAME_SAMPLES].append(index)
-    calls: list[list[int]] = []
+    for index, chunk in enumerate(chunks):
+        by_length[_count_frames(chunk)].append(index)
+    by_length.pop(0, None)
+    calls: list[tuple[int, list[int]]] = []
     for frames, indices in by_length.items():
-        most = max(1, FRAMES_PER_CALL // max(1, frames))
-        calls += [indices[start : start + most] for start in range(0, len(indices) if frames else 0, most)]
+        most = max(1, FRAMES_PER_CALL // frames)
+        calls += [(frames, indices[start : start + most]) for start in range(0, len(indices), most)]
     return calls
 
 
-def _as_float(chunk: npt.NDArray[Any]) -> Float32:
+def _count_frames(chunk: npt.NDArray[Any]) -> int:
     if chunk.ndim != 1 or len(chunk) % VAD_FRAME_SAMPLES:
         raise AudioError(
             f"voice activity takes whole frames of {VAD_FRAME_SAMPLES} samples, not shape {chunk.shape}"
         )
-    if chunk.dtype == np.int16:
-        return chunk.astype(np.float32) / 32768.0
-    if chunk.dtype == np.float32:
-        return chunk
-    raise AudioError(f"voice activity takes int16 or float32 samples, not {chunk.dtype}")
+    if chunk.dtype not in _SCALES:
+        raise AudioError(f"voice activity takes int16 or float32 samples, not {chunk.dtype}")
+    return len(chunk) // VAD_FRAME_SAMPLES

@@ -21,10 +21,9 @@ __all__ = ["AudioIntake", "Decoded", "Finish", "Flush", "Inlet", "Received", "de
 
 logger = logging.getLogger(__name__)
 
-TICK_RANGE_S = (0.03, 0.1)
-TICK_PER_INLET_S = 0.0005
-"""How long packets wait: the more sessions, the longer, from one packet to a fifth of the time between two passes.
-Voice activity gains most: it takes 32 ms at a time, and three in one call cost about half of what three calls do."""
+TICK_S = 0.03
+"""How long packets wait for those of other sessions: about one frame of voice activity. With many sessions each comes
+to every third tick or so, as sockets are left alone in between (`server.sockets`)."""
 
 
 INLETS_AT_ONCE = 32
@@ -94,7 +93,6 @@ class AudioIntake:
         self._heavy: _Work = []
         self._decoding = ThreadPoolExecutor(max_workers=1, thread_name_prefix="audio-decoding")
         self._hanging = ThreadPoolExecutor(max_workers=HANGING_AT_ONCE, thread_name_prefix="audio-waiting")
-        self._tick_s = TICK_RANGE_S[0]
         self._timer: asyncio.Handle | None = None
         self._working: set[asyncio.Task[None]] = set()
 
@@ -116,13 +114,11 @@ class AudioIntake:
 
     def _arm(self) -> None:
         if self._waiting and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._tick_s, self._tick)
+            self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
 
     def _tick(self) -> None:
         self._due.extend(self._waiting)
         self._waiting.clear()
-        shortest_s, longest_s = TICK_RANGE_S
-        self._tick_s = min(shortest_s + TICK_PER_INLET_S * len(self._due), longest_s)
         self._serve()
 
     def _serve(self) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Coroutine
 from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-__all__ = ["Peer", "PeerGone", "side_by_side"]
+__all__ = ["MORE", "Peer", "PeerGone", "side_by_side"]
+
+MORE = "more"
+"""Key of a received event for the binary messages that came together with its own; `server.sockets` puts it there."""
 
 MAX_REASON_BYTES = 123
 """What a closing frame holds besides its code (RFC 6455, 5.5)."""
@@ -50,11 +54,14 @@ class Peer:
     def __init__(self, websocket: WebSocket, send_timeout_s: float) -> None:
         self._websocket = websocket
         self._send_timeout_s = send_timeout_s
+        self._waiting: deque[bytes] = deque()
         self._sending = asyncio.Lock()
         self._closing_code = ABNORMAL
 
     async def receive(self) -> str | bytes:
         """The next message. Raises `PeerGone`."""
+        if self._waiting:
+            return self._waiting.popleft()
         try:
             message = await self._websocket.receive()
         except RuntimeError:  # that it has gone was read before, by a sending that looked for the code
@@ -62,6 +69,7 @@ class Peer:
         if message["type"] == "websocket.disconnect":
             self._closing_code = message.get("code") or NO_STATUS
             raise PeerGone("the client has gone", self._closing_code)
+        self._waiting.extend(message.get(MORE, ()))
         data: bytes | None = message.get("bytes")
         return message["text"] if data is None else data
 

@@ -22,8 +22,7 @@ A binary message is a sequence number (32 bits, unsigned, little-endian; 0, 1, 2
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
-from typing import Literal, TypeAlias, TypeVar
+from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
@@ -61,8 +60,7 @@ _server_decoder = msgspec.json.Decoder(ServerMessage)
 E = TypeVar("E", bound=messages.Event)
 
 
-@dataclass(frozen=True, slots=True)
-class Audio:
+class Audio(NamedTuple):
     """Audio in the format agreed, cut anywhere."""
 
     sequence: int
