@@ -39,6 +39,7 @@ def test_words_come_a_delay_and_at_most_a_step_after_their_end(step_s: float) ->
         assert all(-0.01 <= latency_s <= latest_s + 0.01 for _, latency_s in score.commit_latencies)
         assert log.ended_at_s == CLIP.seconds
         # What the passes covered: all of it, and the last of them the end.
+        assert log.passes is not None
         assert uncovered_s([(0.0, CLIP.seconds)], log.passes) == 0
         assert log.passes[-1].end_s == CLIP.seconds
         assert find_lost(CLIP.text, CLIP.words, log, [(0.0, CLIP.seconds)]) == []

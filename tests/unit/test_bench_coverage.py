@@ -20,9 +20,9 @@ VOICE = [(0.0, float(SECONDS))]
 ALL = Pass(0.0, SECONDS, SAID)
 
 
-def log(committed: Sequence[Word], *passes: Pass) -> StreamLog:
+def log(committed: Sequence[Word], *passes: Pass, seen: bool = True) -> StreamLog:
     shown = [Shown(word.end_s + 1, True, (word,)) for word in committed]
-    return StreamLog(shown=shown, passes=list(passes))
+    return StreamLog(shown=shown, passes=list(passes) if seen else None)
 
 
 def without(first: int, last: int) -> tuple[Word, ...]:
@@ -78,7 +78,7 @@ class TestLost:
     @pytest.mark.parametrize(
         ("passes", "reason"),
         [
-            ([], "unknown"),
+            ([], "not decoded"),
             ([Pass(0.0, 12.0, SAID[:20]), Pass(13.0, 40.0)], "not decoded"),
             ([Pass(0.0, 40.0, without(20, 29))], "decoded, nothing heard"),
             ([Pass(0.0, 40.0, without(20, 29)), Pass(5.0, 20.0, SAID[10:40])], "heard, then dropped"),
@@ -87,6 +87,10 @@ class TestLost:
     def test_the_passes_tell_why(self, passes: list[Pass], reason: str):
         (lost,) = find_lost(join_text(SAID), SAID, log(without(20, 29), *passes), VOICE)
         assert lost.reason == reason
+
+    def test_where_passes_can_not_be_seen_nothing_is_known(self):
+        (lost,) = find_lost(join_text(SAID), SAID, log(without(20, 29), seen=False), VOICE)
+        assert lost.reason == "unknown"
 
     def test_what_the_model_lacks_in_one_go_is_told_apart(self):
         live = log(without(20, 29), ALL)

@@ -234,7 +234,7 @@ class TestCoverage:
 
     def lossy(self, offline: str | None = None, *passes: Pass) -> Heard:
         words = say(self.SAID)
-        log = StreamLog(shown=[Shown(20.0, True, (*words[:4], *words[12:]))], passes=list(passes))
+        log = StreamLog(shown=[Shown(20.0, True, (*words[:4], *words[12:]))], passes=list(passes) or None)
         heard = replace(clip(self.SAID, seconds=16.0, name="call"), voice=((0.0, 16.0),))
         return Heard(heard, log, offline)
 

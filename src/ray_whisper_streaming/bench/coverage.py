@@ -141,9 +141,9 @@ def _runs(numbers: frozenset[int]) -> Iterator[tuple[int, int]]:
 
 
 def _reason(
-    passes: Sequence[Pass], voice: Sequence[Span], start_s: float, end_s: float, count: int
+    passes: Sequence[Pass] | None, voice: Sequence[Span], start_s: float, end_s: float, count: int
 ) -> Reason:
-    if not passes:
+    if passes is None:
         return "unknown"
     inside = [(max(a, start_s), min(b, end_s)) for a, b in voice if a < end_s and b > start_s]
     if uncovered_s(inside, passes) > 0:

@@ -286,7 +286,7 @@ def _compare(heard: Heard, language: str) -> ClipText:
         edits=tuple(find_edits(said, log.text, language)),
         offline_edits=None if offline is None else tuple(find_edits(said, offline, language)),
         lost=tuple(find_lost(said, heard.clip.words, log, voice, offline, language)),
-        uncovered_s=uncovered_s(voice, log.passes) if log.passes else None,
+        uncovered_s=None if log.passes is None else uncovered_s(voice, log.passes),
     )
 
 

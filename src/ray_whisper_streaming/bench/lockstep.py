@@ -101,7 +101,8 @@ class _Player:
 
     def __init__(self, clip: Clip, stream: Stream) -> None:
         self.stream = stream
-        self.log = StreamLog()
+        self._passes: list[Pass] = []
+        self.log = StreamLog(passes=self._passes)
         self._audio = clip.audio
         self._given = 0
         self._voice = VadState()
@@ -129,7 +130,7 @@ class _Player:
 
     def receive(self, job: Job, result: Result) -> None:
         start_s = job.start_sample / SAMPLE_RATE
-        self.log.passes.append(Pass(start_s, start_s + job.audio_s, result.words))
+        self._passes.append(Pass(start_s, start_s + job.audio_s, result.words))
         self.stream.receive_result(result)
 
     def write_down(self, at_s: float) -> None:

@@ -117,7 +117,7 @@ class StreamLog:
         failure: the error's type if the stream failed.
         failed_jobs: jobs that failed; the stream tries again.
         late_s: how late each packet of audio was given, seconds behind the plan.
-        passes: the windows that were decoded, in order; none where they can't be seen (at the pace of speech).
+        passes: the windows that were decoded, in order; None: they can't be seen (at the pace of speech).
     """
 
     shown: list[Shown] = field(default_factory=list[Shown])
@@ -126,7 +126,7 @@ class StreamLog:
     failure: str = ""
     failed_jobs: int = 0
     late_s: list[float] = field(default_factory=list[float])
-    passes: list[Pass] = field(default_factory=list[Pass], repr=False)
+    passes: list[Pass] | None = field(default=None, repr=False)
     _silent_at_s: list[float] = field(default_factory=list[float], repr=False)
     _shown_at_s: float | None = field(default=None, repr=False)
 
