@@ -51,6 +51,7 @@ def test_a_long_stream_keeps_its_memory_and_its_words(tmp_path):
     last = json.loads(report.read_text())["results"][-1]
     assert last["committed"] == 453
     assert last["wrong"] == 0
+    assert 0 < last["lag_s"] < 3
 
 
 def test_memory_of_a_stream(tmp_path):

@@ -17,6 +17,8 @@ def test_every_word_is_committed_once(policy, pause_s):
     options = StreamOptions(language="en", policy=policy)
     last = list(simulate(90.0, 30.0, options, speech))[-1]
     assert last.wrong == 0
+    # An interval, an inference and the delay of the policy: the cut-off's, or a second pass for agreement.
+    assert 0.5 < last.lag_s < 3
     assert abs(last.committed - len(speech.between(0.0, 90.0))) <= 1  # half a word may stand at the very end
 
 
@@ -30,7 +32,8 @@ def test_memory_stays_flat():
     assert len(held_mb) >= 4
     assert min(held_mb) > 0
     assert max(held_mb) - held_mb[0] < 0.5
-    assert max(mark.buffered_s for mark in marks) < 30
+    # The window is trimmed at 18 s, at the next pass.
+    assert 17 < max(mark.buffered_s for mark in marks) < 21
 
 
 def test_the_script_is_the_same_however_it_is_asked():

@@ -86,7 +86,8 @@ class Mark:
         traced_mb: memory that Python and numpy hold for everything made since tracing began; None: not
             traced.
         resident_mb: of the process.
-        buffered_s: audio the stream holds.
+        buffered_s: audio the stream held, at most, since the last mark.
+        lag_s: from the end of a word until it was committed, at most, since the last mark.
         committed: words so far.
         wrong: how many of them were not the next of the script.
     """
@@ -95,6 +96,7 @@ class Mark:
     traced_mb: float | None
     resident_mb: float
     buffered_s: float
+    lag_s: float
     committed: int
     wrong: int
 
@@ -112,6 +114,7 @@ def simulate(
     job: Job | None = None
     due_s = next_mark_s = now = 0.0
     frames = committed = wrong = 0
+    buffered_s = lag_s = 0.0
 
     def mark() -> Mark:
         gc.collect()
@@ -120,7 +123,8 @@ def simulate(
             at_s=now,
             traced_mb=traced,
             resident_mb=resident_mb(),
-            buffered_s=stream.buffered_s,
+            buffered_s=buffered_s,
+            lag_s=lag_s,
             committed=committed,
             wrong=wrong,
         )
@@ -134,6 +138,7 @@ def simulate(
         while (heard := stream.voice_input()) is not None:
             stream.receive_voice(speech.voice(frames, len(heard) // VOICE_FRAME))
             frames += len(heard) // VOICE_FRAME
+        buffered_s = max(buffered_s, stream.buffered_s)
         if job is not None and now >= due_s:
             _answer(stream, job, speech, now)
             job = None
@@ -144,12 +149,14 @@ def simulate(
                 for word in event.words:
                     wrong += word.text.strip(" .") != f"w{committed}"
                     committed += 1
+                    lag_s = max(lag_s, now - word.end_s)
         if stream.over:
             yield mark()
             return
         if now >= next_mark_s:
             yield mark()
             next_mark_s += mark_every_s
+            buffered_s = lag_s = 0.0
 
 
 def _answer(stream: Stream, job: Job, speech: Speech, now: float) -> None:
