@@ -19,12 +19,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from ray_whisper_streaming.bench.conditions import amplify
 from ray_whisper_streaming.bench.lockstep import run_lockstep
 from ray_whisper_streaming.bench.machine import describe_machine
 from ray_whisper_streaming.bench.material import Clip, load_clip, read_manifest
 from ray_whisper_streaming.bench.scoring import split_tokens
 from ray_whisper_streaming.bench.variants import Variant
-from ray_whisper_streaming.core.jobs import SAMPLE_RATE
+from ray_whisper_streaming.core.jobs import SAMPLE_RATE, Int16Samples
 from ray_whisper_streaming.core.transcript import Word
 from ray_whisper_streaming.engines.base import Engine
 from ray_whisper_streaming.engines.factory import engine_factory_for
@@ -45,21 +46,20 @@ SILENCE_SHARE = 0.1
 
 def make_stream(sounds: list[Clip], seconds: float, random: np.random.Generator) -> tuple[Clip, list[str]]:
     """A succession of sounds, and the name of the sound in each of its seconds."""
-    parts: list[np.ndarray[Any, Any]] = []
+    parts: list[Int16Samples] = []
     names: list[str] = []
     while len(names) < seconds:
         length_s = int(random.uniform(SHORTEST_S, LONGEST_S))
         if random.random() < SILENCE_SHARE:
-            part, name = np.zeros(length_s * SAMPLE_RATE), "silence"
+            part, name = np.zeros(length_s * SAMPLE_RATE, np.int16), "silence"
         else:
             sound = sounds[random.integers(len(sounds))]
             begin = random.integers(len(sound.audio))
             part = np.take(sound.audio, np.arange(begin, begin + length_s * SAMPLE_RATE), mode="wrap")
-            part, name = part * 10 ** (random.uniform(*GAINS_DB) / 20), sound.name
+            part, name = amplify(part, random.uniform(*GAINS_DB)), sound.name
         parts.append(part)
         names += [name] * length_s
-    audio = np.clip(np.concatenate(parts), -32768, 32767).astype(np.int16)
-    return Clip(name="no speech", audio=audio, text=""), names
+    return Clip(name="no speech", audio=np.concatenate(parts), text=""), names
 
 
 def measure(

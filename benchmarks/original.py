@@ -26,9 +26,10 @@ from faster_whisper import WhisperModel
 from ray_whisper_streaming.bench.load import LEAD_S, PACKET_S
 from ray_whisper_streaming.bench.machine import MemoryPeak
 from ray_whisper_streaming.bench.material import Clip, load_clips, make_material
-from ray_whisper_streaming.bench.offline import BEAM_SIZE, float_samples, load_whisper, transcribe_offline
+from ray_whisper_streaming.bench.offline import BEAM_SIZE, load_whisper, transcribe_offline
 from ray_whisper_streaming.bench.report import make_row, pool_use
 from ray_whisper_streaming.bench.scoring import Shown, StreamLog
+from ray_whisper_streaming.core.audio import as_float32
 from ray_whisper_streaming.core.jobs import SAMPLE_RATE
 from ray_whisper_streaming.core.transcript import Word
 from ray_whisper_streaming.pool.base import PoolStats
@@ -92,7 +93,7 @@ def _follow(clip: Clip, worker: _Worker, start_s: float) -> StreamLog:
     log = StreamLog()
     with contextlib.redirect_stderr(io.StringIO()):
         processor = OnlineASRProcessor(_Recogniser(worker), logfile=io.StringIO())
-    audio = float_samples(clip)
+    audio = as_float32(clip.audio)
     packet, chunk = round(PACKET_S * SAMPLE_RATE), round(MIN_CHUNK_S * SAMPLE_RATE)
     taken = 0
 

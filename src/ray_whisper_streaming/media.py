@@ -12,7 +12,7 @@ import numpy.typing as npt
 import soxr
 from av.error import FFmpegError
 
-from ray_whisper_streaming.core.audio import as_int16
+from ray_whisper_streaming.core.audio import as_float32, as_int16
 from ray_whisper_streaming.core.jobs import SAMPLE_RATE, Int16Samples
 from ray_whisper_streaming.errors import AudioError, ConfigurationError
 
@@ -86,7 +86,7 @@ def frame_samples(frame: Any) -> npt.NDArray[Any]:
 def load_audio(file: AudioFile) -> Float32:
     """All of a file as float32 mono 16 kHz, shape (n,), values -1 to 1. Raises `AudioError` as `decode_file`."""
     pieces = list(decode_file(file))
-    return np.concatenate(pieces).astype(np.float32) / 32768.0
+    return as_float32(np.concatenate(pieces))
 
 
 class AudioConverter:

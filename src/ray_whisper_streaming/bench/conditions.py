@@ -15,7 +15,7 @@ import soxr
 
 from ray_whisper_streaming.bench.material import Clip, join_clips, split_at_pauses
 from ray_whisper_streaming.bench.voice import Span, overlap_s
-from ray_whisper_streaming.core.audio import as_int16
+from ray_whisper_streaming.core.audio import INT16_SCALE, as_float32, as_int16
 from ray_whisper_streaming.core.jobs import SAMPLE_RATE, Int16Samples
 from ray_whisper_streaming.errors import ConfigurationError
 from ray_whisper_streaming.media import AudioConverter
@@ -38,8 +38,6 @@ Change: TypeAlias = Callable[[Sequence[Clip], Sequence[Clip]], list[Clip]]
 
 TELEPHONE_RATE = 8000
 """Samples per second of a telephone line (ITU-T G.711)."""
-
-FULL_SCALE = 32768.0
 
 SEED = 0
 """Of made noise: it is the same in every run."""
@@ -113,7 +111,7 @@ def parse_condition(text: str) -> Condition:
 
 def over_telephone(audio: Int16Samples) -> Int16Samples:
     """Through a telephone line: 8 kHz, 8 bits by the mu-law (ITU-T G.711), and back; as many samples as before."""
-    narrow = as_int16(soxr.resample(_as_float(audio), SAMPLE_RATE, TELEPHONE_RATE))
+    narrow = as_int16(soxr.resample(as_float32(audio), SAMPLE_RATE, TELEPHONE_RATE))
     levels = AudioConverter(SAMPLE_RATE, encoding="mulaw").convert(bytes(range(256))).astype(np.int32)
     order = np.argsort(levels, kind="stable")
     # Each sample becomes the code whose level is nearest.
@@ -126,13 +124,13 @@ def over_telephone(audio: Int16Samples) -> Int16Samples:
 
 def amplify(audio: Int16Samples, decibels: float) -> Int16Samples:
     """Louder, or fainter where negative; what is over full scale is clipped."""
-    return as_int16(_as_float(audio) * np.float32(10 ** (decibels / 20)))
+    return as_int16(as_float32(audio) * np.float32(10 ** (decibels / 20)))
 
 
 def overdrive(audio: Int16Samples, decibels: float) -> Int16Samples:
     """Amplified until the peak is so many decibels over full scale, and clipped there."""
     peak = int(np.abs(audio.astype(np.int32)).max(initial=1))
-    return amplify(audio, decibels + 20 * np.log10(FULL_SCALE / peak))
+    return amplify(audio, decibels + 20 * np.log10(INT16_SCALE / peak))
 
 
 def add_noise(audio: Int16Samples, voice: Sequence[Span], noise: Float32, snr_db: float) -> Int16Samples:
@@ -145,7 +143,7 @@ def add_noise(audio: Int16Samples, voice: Sequence[Span], noise: Float32, snr_db
         noise: of any power; repeated or cut to its length.
         snr_db: signal-to-noise ratio, decibels.
     """
-    signal = _as_float(audio)
+    signal = as_float32(audio)
     voiced = [signal[round(a * SAMPLE_RATE) : round(b * SAMPLE_RATE)] for a, b in voice]
     noise = np.resize(noise, len(signal)) if len(noise) else np.zeros_like(signal)
     noise_power = float(np.mean(noise.astype(np.float64) ** 2)) if len(noise) else 0.0
@@ -219,7 +217,7 @@ def _background(snr_db: float) -> Condition:
     """Each recording with another of those without speech behind it."""
 
     def change(clips: Sequence[Clip], background: Sequence[Clip]) -> list[Clip]:
-        noises = [_as_float(background[i % len(background)].audio) for i in range(len(clips))]
+        noises = [as_float32(background[i % len(background)].audio) for i in range(len(clips))]
         return [_with_noise(clip, noise, snr_db) for clip, noise in zip(clips, noises, strict=True)]
 
     return Condition("", change, needs_background=True)
@@ -231,7 +229,7 @@ def _overlap(snr_db: float) -> Condition:
     def change(clips: Sequence[Clip], _: Sequence[Clip]) -> list[Clip]:
         others = [*clips[1:], *clips[:1]]
         return [
-            _with_noise(clip, _as_float(other.audio), snr_db)
+            _with_noise(clip, as_float32(other.audio), snr_db)
             for clip, other in zip(clips, others, strict=True)
         ]
 
@@ -286,7 +284,3 @@ _MEASURED: Mapping[str, tuple[Callable[[float], Condition], tuple[float, float]]
     "overlap": (_overlap, (-20.0, 60.0)),
     "turns": (_turns, (0.0, 60.0)),
 }
-
-
-def _as_float(audio: Int16Samples) -> Float32:
-    return audio.astype(np.float32) / np.float32(FULL_SCALE)

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from faster_whisper import WhisperModel
 
 from ray_whisper_streaming.bench.material import Clip
+from ray_whisper_streaming.core.audio import as_float32
 from ray_whisper_streaming.engines.ctranslate2 import COMPUTE_TYPE, has_gpu
 from ray_whisper_streaming.engines.models import resolve_model
 from ray_whisper_streaming.errors import ModelNotFound
 
-__all__ = ["BEAM_SIZE", "float_samples", "load_whisper", "transcribe_offline"]
+__all__ = ["BEAM_SIZE", "load_whisper", "transcribe_offline"]
 
 BEAM_SIZE = 5
 """As faster-whisper, and Whisper's paper, have it."""
@@ -49,13 +48,8 @@ def transcribe_offline(
     whisper: Any = model  # its types leave some unknown
     texts: list[str] = []
     for clip in clips:
-        segments, _ = whisper.transcribe(float_samples(clip), language=language, beam_size=BEAM_SIZE)
+        segments, _ = whisper.transcribe(as_float32(clip.audio), language=language, beam_size=BEAM_SIZE)
         texts.append("".join(segment.text for segment in segments))
         if heard is not None:
             heard(clip.seconds)
     return texts
-
-
-def float_samples(clip: Clip) -> npt.NDArray[np.float32]:
-    """Its audio as faster-whisper takes it: float32 of -1 to 1, shape (samples,)."""
-    return clip.audio.astype(np.float32) / 32768.0

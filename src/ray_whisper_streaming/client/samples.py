@@ -7,7 +7,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from ray_whisper_streaming.core.audio import as_int16
+from ray_whisper_streaming.core.audio import as_float32, as_int16
 from ray_whisper_streaming.errors import AudioError
 
 __all__ = ["as_bytes"]
@@ -37,4 +37,4 @@ def as_bytes(samples: npt.ArrayLike | bytes, encoding: str, channels: int) -> by
     flat = as_int16(np.ascontiguousarray(array).reshape(-1))
     if encoding == "s16le":
         return flat.astype("<i2", copy=False).tobytes()
-    return (flat.astype(np.float32) / 32768.0).astype("<f4").tobytes()
+    return as_float32(flat).astype("<f4").tobytes()

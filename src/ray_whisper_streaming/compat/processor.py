@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ray_whisper_streaming.compat.hypothesis import HypothesisBuffer, TimedWord
 from ray_whisper_streaming.compat.tokenizer import SentenceSplitter
-from ray_whisper_streaming.core.audio import as_int16
+from ray_whisper_streaming.core.audio import as_float32, as_int16
 from ray_whisper_streaming.core.jobs import SAMPLE_RATE
 from ray_whisper_streaming.core.options import MAX_WINDOW_AUDIO_S
 from ray_whisper_streaming.errors import ConfigurationError
@@ -90,7 +90,7 @@ class OnlineASRProcessor:
         Raises:
             AudioError: samples that are no audio; nothing was taken.
         """
-        samples = as_int16(audio).astype(np.float32) / 32768.0
+        samples = as_float32(as_int16(audio))
         self.audio_buffer = np.append(self.audio_buffer, samples)
         self._finished = False
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from ray_whisper_streaming.core.jobs import Int16Samples
 from ray_whisper_streaming.errors import AudioError
 
-__all__ = ["AudioBuffer", "as_int16"]
+__all__ = ["AudioBuffer", "as_float32", "as_int16"]
 
 INT16_SCALE = 32768.0
 
@@ -46,6 +46,11 @@ def as_int16(samples: npt.ArrayLike | bytes | bytearray | memoryview) -> Int16Sa
         raise AudioError("samples hold NaN or infinity")
     scaled = np.rint(array.astype(np.float32, copy=False) * INT16_SCALE)
     return np.clip(scaled, -INT16_SCALE, INT16_SCALE - 1).astype(np.int16)
+
+
+def as_float32(samples: Int16Samples) -> npt.NDArray[np.float32]:
+    """The samples as float32, -1 to 1, of the same shape."""
+    return samples.astype(np.float32) / np.float32(INT16_SCALE)
 
 
 class AudioBuffer:

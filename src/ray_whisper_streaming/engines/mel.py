@@ -18,6 +18,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
+from ray_whisper_streaming.core.audio import as_float32
 from ray_whisper_streaming.core.jobs import SAMPLE_RATE, Int16Samples
 
 __all__ = ["FRAMES_PER_S", "HOP", "Float32", "MelCache", "pad_frames"]
@@ -195,7 +196,7 @@ def _log_frames(samples: Int16Samples, count: int, bands: int) -> Float32:
     """log10 mel of ``count`` frames, the first over ``samples[:WINDOW]``; shape (count, bands)."""
     if count <= 0:
         return np.empty((0, bands), np.float32)
-    signal = samples.astype(np.float32) / 32768.0
+    signal = as_float32(samples)
     windows = np.lib.stride_tricks.sliding_window_view(signal, WINDOW)[: count * HOP : HOP]
     spectrum = np.fft.rfft(windows * _hann(), axis=-1).astype(np.complex64)
     power = np.square(spectrum.real) + np.square(spectrum.imag)
