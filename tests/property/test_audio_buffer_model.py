@@ -16,14 +16,14 @@ class BufferModel(RuleBasedStateMachine):
         self.everything = np.zeros(0, np.int16)
         self.start = 0
 
-    @rule(count=st.integers(0, 50))
+    @rule(count=st.integers(0, 50) | st.integers(8_000, 40_000))  # within a block, and into the next ones
     def append(self, count: int) -> None:
         end = len(self.everything)
-        samples = np.arange(end, end + count, dtype=np.int16)
+        samples = (np.arange(end, end + count) % 30_011).astype(np.int16)
         self.buffer.append(samples)
         self.everything = np.concatenate((self.everything, samples))
 
-    @rule(sample=st.integers(0, 2000))
+    @rule(sample=st.integers(0, 2000) | st.integers(0, 400_000))
     def trim(self, sample: int) -> None:
         self.buffer.trim(sample)
         self.start = max(self.start, min(sample, len(self.everything)))

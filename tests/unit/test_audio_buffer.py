@@ -106,3 +106,12 @@ def test_what_was_read_stays_what_it_was() -> None:
         buffer.append(numbers(start, start + 100))
         buffer.trim(start)
     assert out.tolist() == list(range(50, 60))
+
+
+def test_what_is_held_moves_on_into_the_next_block() -> None:
+    buffer = AudioBuffer()
+    for start in range(0, 30_000, 100):
+        buffer.append(numbers(start, start + 100))
+    buffer.trim(12_345)
+    buffer.append(numbers(30_000, 32_000))
+    assert buffer.read(12_345, 32_000).tolist() == list(range(12_345, 32_000))

@@ -264,6 +264,13 @@ class TestCoverage:
         whole = summed(Heard(clip("red"), committed("red")))
         assert tell_coverage(whole) == ["a, en: no stretch lost"]
 
+    def test_a_recording_that_no_pass_heard_was_not_decoded(self):
+        heard = self.lossy()
+        heard.log.passes = []
+        figures = summed(heard)
+        assert as_row(figures)["uncovered_voice_s"] == pytest.approx(16.0)
+        assert "a, en: call, 4.0 to 11.5 s lost: not decoded" in tell_coverage(figures)
+
     def test_conditions_stand_side_by_side(self):
         heard = Heard(clip("red green"), committed("red green"), "red")
         joined = (Heard(clip("red", name="one"), committed("red")), Heard(clip("blue"), committed("blue")))
