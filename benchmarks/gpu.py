@@ -30,26 +30,20 @@ import torch
 from ray_whisper_streaming.bench.machine import describe_machine
 from ray_whisper_streaming.bench.material import find_material, load_clips
 from ray_whisper_streaming.core.jobs import SAMPLE_RATE, DecodeOptions, Job
-from ray_whisper_streaming.engines.alignment import aligned_text
 from ray_whisper_streaming.engines.mel import FRAMES_PER_S
-from ray_whisper_streaming.engines.search import (
-    Candidates,
-    Request,
-    TokenRules,
-    Transcript,
-    decode_with_beams,
-)
-from ray_whisper_streaming.engines.torch.alignment import attention_costs
+from ray_whisper_streaming.engines.search import Candidates, Request, TokenRules, decode_with_beams
+from ray_whisper_streaming.engines.torch.alignment import first_positions
 from ray_whisper_streaming.engines.torch.cache import Cache
 from ray_whisper_streaming.engines.torch.decoder import Decoder
 from ray_whisper_streaming.engines.torch.encoder import Encoder
 from ray_whisper_streaming.engines.torch.graphs import CapturedSteps, PlainSteps
 from ray_whisper_streaming.engines.torch.layers import Parameters
-from ray_whisper_streaming.engines.torch.memory import MAX_POSITIONS, plan_memory, shape_of
+from ray_whisper_streaming.engines.torch.memory import plan_memory, shape_of
 from ray_whisper_streaming.engines.torch.steps import Chooser, Stepper, TorchSteps
 from ray_whisper_streaming.engines.weights import WhisperWeights
 
 ENCODER_BATCH = 16
+STEP_WINDOWS_S = (30, 12)
 WINDOWS_S = (30, 15, 5)
 TEXT = 128
 """Tokens a timed step looks at: some context and an answer."""
@@ -224,11 +218,11 @@ class Ours:
         shape = (seconds * FRAMES_PER_S // 2, self.width)
         return [torch.randn(shape, device=self.device, dtype=self.number_type) for _ in range(count)]
 
-    def step(self, stepper: Stepper, batch: int) -> Callable[[], Any]:
-        """A step of full windows, ready to run."""
-        self.decoder.load(self.cache, self.outputs(batch, 30))
+    def step(self, stepper: Stepper, batch: int, seconds: int) -> Callable[[], Any]:
+        """A step over such windows, ready to run."""
+        self.decoder.load(self.cache, self.outputs(batch, seconds))
         self.cache.places[:] = TEXT - 1
-        return lambda: stepper.step(windows=batch, beams=1, tokens=TEXT, positions=MAX_POSITIONS)
+        return lambda: stepper.step(windows=batch, beams=1)
 
     def requests(self, count: int) -> list[Request]:
         prompt = [5] * PROMPT + [6] * 4
@@ -253,6 +247,16 @@ def measure_encoder(report: Report, name: str, ours: Ours, clock: Clock, args: a
 
             report.add(timed, shape=name, part="encoder", engine=f"torch {variant}", window_s=seconds)
 
+        sounds = ours.encoder.spectrogram.upload([np.ones(seconds * SAMPLE_RATE, np.int16)] * batch)
+        counts = torch.full((batch,), seconds * FRAMES_PER_S, device=ours.device)
+
+        def spectrogram(
+            sounds: torch.Tensor = sounds, counts: torch.Tensor = counts, frames: int = seconds * FRAMES_PER_S
+        ) -> dict[str, Any]:
+            return {"ms_per_item": clock.ms(lambda: ours.encoder.spectrogram(sounds, counts, frames)) / batch}
+
+        report.add(spectrogram, shape=name, part="spectrogram", engine="torch", window_s=seconds)
+
         # Windows that differ in length are masked, which another attention kernel computes.
         frames = (
             torch.linspace(mels.shape[-1] // 2, mels.shape[-1], batch, device=ours.device).long() // 2 * 2
@@ -275,14 +279,16 @@ def measure_decoder(report: Report, name: str, ours: Ours, clock: Clock, args: a
     engines = {"torch eager": ours.eager} | ({"torch graph": ours.stepper} if args.device == "cuda" else {})
     for batch in args.batches:
         for engine, stepper in engines.items():
-            step = ours.step(stepper, batch)
-            report.add(
-                lambda step=step: {"ms": clock.ms(step, inner=10)},
-                shape=name,
-                part="step",
-                engine=engine,
-                batch=batch,
-            )
+            for seconds in STEP_WINDOWS_S:
+                step = ours.step(stepper, batch, seconds)
+                report.add(
+                    lambda step=step: {"ms": clock.ms(step, inner=10)},
+                    shape=name,
+                    part="step",
+                    engine=engine,
+                    batch=batch,
+                    window_s=seconds,
+                )
 
         def whole(batch: int = batch) -> dict[str, Any]:
             outputs, requests = ours.outputs(batch, GENERATE_WINDOW_S), ours.requests(batch)
@@ -295,17 +301,29 @@ def measure_decoder(report: Report, name: str, ours: Ours, clock: Clock, args: a
                     steps.advance(range(batch), [[0]] * batch, [[7 + number]] * batch)
                 return steps.attention([[0] * NEW] * batch)
 
-            ms = clock.ms(decode)
-            frames = GENERATE_WINDOW_S * FRAMES_PER_S
-            transcripts = [
-                Transcript([*range(PREFIX + NEW)], [1.0] * (PREFIX + NEW), 0.0, attention=attention)
-                for attention in decode()
-            ]
-            started = time.perf_counter()
-            for one in transcripts:
-                aligned_text(one, one.tokens, start_tokens=3, frames=frames, costs=attention_costs)
-            align_ms = (time.perf_counter() - started) * 1000
-            return {"ms": ms, "new_tokens": NEW, "align_ms_per_item": align_ms / batch}
+            def begin() -> None:
+                TorchSteps(ours.stepper, outputs, suppress_blank=True).begin(requests, 1)
+
+            asked = decode()
+            positions = [len(output) for output in outputs]
+
+            def align() -> None:
+                first_positions(
+                    asked[0].queries,
+                    ours.decoder.alignment_keys(torch.stack(outputs)),
+                    tokens=[one.tokens for one in asked],
+                    window_positions=positions,
+                    positions=positions,
+                    first_row=3,
+                )
+
+            return {
+                "ms": clock.ms(decode),
+                "begin_ms": clock.ms(begin),
+                "load_ms": clock.ms(lambda: ours.decoder.load(ours.cache, outputs)),
+                "align_ms": clock.ms(align),
+                "new_tokens": NEW,
+            }
 
         report.add(whole, shape=name, part="decode", engine="torch", batch=batch)
     if args.device == "cuda":
@@ -433,7 +451,7 @@ def measure_ctranslate2(
     for count in args.batches:
 
         def step(count: int = count) -> dict[str, Any]:
-            encoded = encode(count, 30)
+            encoded = encode(count, STEP_WINDOWS_S[0])
 
             def generate(tokens: int) -> None:
                 # The first token of the vocabulary ends a text; kept from that, all go on to the limit.
@@ -446,7 +464,9 @@ def measure_ctranslate2(
                 "ms": (clock.ms(lambda: generate(long)) - clock.ms(lambda: generate(short))) / (long - short)
             }
 
-        report.add(step, shape=name, part="step", engine="ctranslate2", batch=count)
+        report.add(
+            step, shape=name, part="step", engine="ctranslate2", batch=count, window_s=STEP_WINDOWS_S[0]
+        )
 
 
 def ratios(rows: Sequence[dict[str, Any]]) -> Iterator[str]:

@@ -14,6 +14,7 @@ pytest.importorskip("torch", reason="needs the extra `torch`")
 from tests.helpers.small_whisper import (
     BANDS,
     END_OF_TEXT,
+    FRAMES,
     LENGTHS,
     RULES,
     VOCABULARY,
@@ -27,69 +28,101 @@ from tests.helpers.small_whisper import (
 )
 
 from ray_whisper_streaming.engines import alignment
+from ray_whisper_streaming.engines.backend import Source
+from ray_whisper_streaming.engines.mel import HOP, MelCache
 from ray_whisper_streaming.engines.search import Request, Transcript, decode_with_beams
-from ray_whisper_streaming.engines.torch.alignment import attention_costs
+from ray_whisper_streaming.engines.torch.alignment import attention_costs, cheapest_paths
 from ray_whisper_streaming.engines.torch.cache import Cache
 from ray_whisper_streaming.engines.torch.decoder import Decoder
 from ray_whisper_streaming.engines.torch.encoder import Encoder
-from ray_whisper_streaming.engines.torch.graphs import PlainSteps
+from ray_whisper_streaming.engines.torch.graphs import CapturedSteps, PlainSteps
 from ray_whisper_streaming.engines.torch.layers import Parameters
 from ray_whisper_streaming.engines.torch.memory import plan_memory, shape_of
-from ray_whisper_streaming.engines.torch.runtime import Tensor, torch
-from ray_whisper_streaming.engines.torch.steps import Chooser, Stepper, TorchSteps
+from ray_whisper_streaming.engines.torch.runtime import Tensor, has_gpu, torch
+from ray_whisper_streaming.engines.torch.steps import Asked, Chooser, Stepper, TorchSteps
 
 HEARD = [plain_encoder(mel)[0] for mel in small_windows()]
-CPU = torch.device("cpu")
+DEVICES = ["cpu", *(["cuda"] if has_gpu() else [])]
 PLAN = plan_memory(shape_of(WEIGHTS), number_bytes=4, max_batch_size=len(LENGTHS), beam_size=5)
 
 
 class Small:
     """All parts of the engine over the small model, kept from test to test as a worker keeps them from job to job."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        device = torch.device(name)
         # For so small a model, threads would only wait for each other.
         torch.set_num_threads(1)
         with torch.inference_mode():
-            parameters = Parameters(WEIGHTS, CPU, torch.float32)
+            parameters = Parameters(WEIGHTS, device, torch.float32)
             self.encoder = Encoder(parameters, batch=2)
             self.decoder = Decoder(parameters)
             self.cache = Cache(
-                shape_of(WEIGHTS), slots=PLAN.slots, rows=PLAN.rows, device=CPU, number_type=torch.float32
+                shape_of(WEIGHTS), slots=PLAN.slots, rows=PLAN.rows, device=device, number_type=torch.float32
             )
-            self.stepper = Stepper(self.decoder, self.cache, Chooser(RULES, VOCABULARY, CPU), PlainSteps())
-            self.outputs: list[Tensor] = self.encoder.run(small_windows())
+            self.stepper = Stepper(
+                self.decoder,
+                self.cache,
+                Chooser(RULES, VOCABULARY, device),
+                CapturedSteps() if name == "cuda" else PlainSteps(),
+            )
+            self.outputs: list[Tensor] = [
+                self.encoder(torch.from_numpy(mel).to(device)[None])[0] for mel in small_windows()
+            ]
 
     def decode(
         self, rows: Sequence[int], asked: Sequence[Request], *, beam_size: int = 1
     ) -> list[Transcript]:
         outputs = [self.outputs[row] for row in rows]
         with torch.inference_mode():
-            return decode_with_beams(
+            found = decode_with_beams(
                 TorchSteps(self.stepper, outputs, suppress_blank=True),
                 asked,
                 beam_size=beam_size,
                 end_of_text=END_OF_TEXT,
             )
+            for transcript, output in zip(found, outputs, strict=True):
+                transcript.attention = self.attention(transcript.attention, output)
+        return found
+
+    def attention(self, asked: Asked, output: Tensor) -> Tensor:
+        """What the alignment heads attended to; shape (heads, tokens, positions)."""
+        queries = asked.queries[asked.row, : asked.tokens].transpose(0, 1)
+        scores = queries @ self.decoder.alignment_keys(output[None])[0].transpose(1, 2)
+        return (scores * queries.shape[-1] ** -0.5).softmax(dim=-1).cpu()
 
 
-@pytest.fixture(scope="module")
-def small() -> Small:
-    return Small()
+@pytest.fixture(scope="module", params=DEVICES)
+def small(request: pytest.FixtureRequest) -> Small:
+    return Small(request.param)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @settings(max_examples=15)
 @given(
-    lengths=st.lists(st.integers(1, 20), min_size=1, max_size=5),
+    lengths=st.lists(st.tuples(st.integers(1, 38 * HOP), st.integers(0, 5)), min_size=1, max_size=5),
     batch=st.integers(1, 5),
 )
-def test_windows_are_encoded_side_by_side_as_each_would_be_alone(lengths: list[int], batch: int):
-    generator = np.random.default_rng(sum(lengths))
-    mels = [generator.normal(size=(BANDS, 2 * length)).astype(np.float32) for length in lengths]
+def test_windows_are_encoded_side_by_side_as_each_would_be_alone(
+    device: str, lengths: list[tuple[int, int]], batch: int
+):
+    generator = np.random.default_rng(len(lengths))
+    sources = [
+        Source(str(row), 0, generator.integers(-30_000, 30_000, samples).astype(np.int16))
+        for row, (samples, _) in enumerate(lengths)
+    ]
+    padded = [
+        min(FRAMES, -(-source.frames // 2) * 2 + 2 * more) or 2
+        for source, (_, more) in zip(sources, lengths, strict=True)
+    ]
     torch.set_num_threads(1)
     with torch.inference_mode():
-        found = Encoder(Parameters(WEIGHTS, CPU, torch.float32), batch=batch).run(mels)
-    for mel, output in zip(mels, found, strict=True):
-        np.testing.assert_allclose(output.numpy(), plain_encoder(mel)[0], atol=2e-5)
+        found = Encoder(Parameters(WEIGHTS, torch.device(device), torch.float32), batch=batch).run(
+            sources, padded
+        )
+    for source, frames, output in zip(sources, padded, found, strict=True):
+        mel = MelCache(BANDS).padded(source.stream_id, 0, source.audio, frames)
+        np.testing.assert_allclose(output.cpu().numpy(), plain_encoder(mel)[0], atol=1e-4)
 
 
 @settings(max_examples=40)
@@ -133,23 +166,35 @@ def test_each_row_is_the_same_alone_and_in_any_batch(
         np.testing.assert_allclose(transcript.attention, alone.attention, atol=1e-5)
 
 
-@given(heads=st.integers(1, 4), tokens=st.integers(1, 12), length=st.integers(1, 40), first=st.integers(0, 3))
-def test_the_costs_of_an_alignment_are_those_of_the_other_engines(
-    heads: int, tokens: int, length: int, first: int
+@pytest.mark.parametrize("device", DEVICES)
+@given(
+    shapes=st.lists(st.tuples(st.integers(1, 12), st.integers(1, 40)), min_size=1, max_size=4),
+    heads=st.integers(1, 4),
+    first=st.integers(0, 3),
+)
+def test_texts_are_aligned_side_by_side_as_the_other_engines_align_each(
+    device: str, shapes: list[tuple[int, int]], heads: int, first: int
 ):
-    first = min(first, tokens - 1)
-    generator = np.random.default_rng(heads * tokens * length)
-    attention = generator.random((heads, tokens, 40)).astype(np.float32)
-    wanted = alignment.attention_costs(attention, first, length)
-    found = attention_costs(torch.from_numpy(attention), first, length)
-    np.testing.assert_allclose(found, wanted, atol=1e-4)
+    first = min(first, *(tokens - 1 for tokens, _ in shapes), 3)
+    generator = np.random.default_rng(len(shapes) * heads)
+    # What stands behind a text's last token or position has no meaning, and no effect.
+    attention = generator.random((len(shapes), heads, 12, 40)).astype(np.float32)
+    tokens, positions = (torch.tensor(numbers, device=device) for numbers in zip(*shapes, strict=True))
+    costs = attention_costs(torch.from_numpy(attention).to(device), tokens, positions, first)
+    starts = cheapest_paths(costs, tokens - first, positions).cpu()
+    for row, (count, length) in enumerate(shapes):
+        wanted = alignment.attention_costs(attention[row, :, :count], first, length)
+        found = costs[row, : count - first, :length].cpu().numpy()
+        np.testing.assert_allclose(found, wanted, atol=1e-4)
+        np.testing.assert_array_equal(starts[row, : count - first], alignment.first_positions(found))
 
 
-def test_a_step_of_every_shape_can_be_taken_before_any_text_is_there():
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_step_of_every_shape_can_be_taken_before_any_text_is_there(device: str):
     with torch.inference_mode():
-        fresh = Small().stepper
-        # 1, 2, 4 and all 5 slots; 4 lengths of texts, 6 of windows.
-        assert fresh.warm_up(beams=2) == 4 * 4 * 6
+        fresh = Small(device).stepper
+        # 1, 2, 4 and all 5 slots.
+        assert fresh.warm_up(beams=2) == 4
 
 
 def test_the_plan_counts_the_buffers_to_the_byte(small: Small):

@@ -58,13 +58,12 @@ class LetterTokenizer:
 class StrictBackend:
     """Writes down its calls and raises where CTranslate2 would.
 
-    An encoder output is one value per row: the sum of its spectrogram, which stands for the audio, and its
-    length. What is said depends on the row alone.
+    An encoder output is one value per row: the sum of its samples, which stands for the audio, and its length.
+    What is said depends on the row alone.
     """
 
     ragged: bool = False
     multilingual: bool = True
-    mel_bands: int = 80
     say: Callable[[float, int], str] = lambda value, frames: f" row {value:.0f}"
     poison: Callable[[float], bool] = lambda value: False
     encoded: list[tuple[int, ...]] = field(default_factory=list)
@@ -73,15 +72,20 @@ class StrictBackend:
     generated: list[int] = field(default_factory=list)
     aligned: list[tuple[tuple[int, ...], int]] = field(default_factory=list)
 
-    def encode(self, mels: Sequence[np.ndarray], sources: Sequence[Source | None]) -> list[tuple[float, int]]:
-        assert all(mel.dtype == np.float32 and mel.flags.writeable for mel in mels)
-        assert len(mels) == len(sources)
+    def encode(
+        self, sources: Sequence[Source], padded_frames: Sequence[int], *, anew: bool = False
+    ) -> list[tuple[float, int]]:
+        assert all(source.audio.dtype == np.int16 for source in sources)
+        assert len(sources) == len(padded_frames)
         if self.ragged:
-            self.lengths.append([mel.shape[1] for mel in mels])
+            self.lengths.append(list(padded_frames))
         else:
-            self.encoded.append(np.stack(mels).shape)
-        self.sources.append([source and source.start_sample for source in sources])
-        return [(float(mel.sum()), mel.shape[1]) for mel in mels]
+            [length] = set(padded_frames)
+            self.encoded.append((len(sources), length))
+        self.sources.append([None if anew else source.start_sample for source in sources])
+        return [
+            (float(source.audio.sum()), frames) for source, frames in zip(sources, padded_frames, strict=True)
+        ]
 
     def take(self, encoded: list[tuple[float, int]], rows: Sequence[int]) -> list[tuple[float, int]]:
         return [encoded[row] for row in rows]
@@ -163,7 +167,7 @@ def test_it_is_an_engine_and_must_be_warm():
 def test_streams_share_one_encode_one_generate_and_one_align():
     backend = StrictBackend()
     outcomes = make(backend).transcribe([job("a"), job("b", 5.0), job("c", 5.5)])
-    assert backend.encoded == [(3, 80, 100 * WINDOW_BUCKETS_S[0])]
+    assert backend.encoded == [(3, 100 * WINDOW_BUCKETS_S[0])]
     assert backend.generated == [3]
     assert [count for _, count in backend.aligned] == [3]
     assert len({text(outcome) for outcome in outcomes}) == 3
@@ -281,14 +285,14 @@ def test_a_loop_is_cut():
     assert text(cut) == " one two over"
     assert isinstance(cut, Result)
     assert not cut.truncated
-    assert backend.encoded == [(1, 80, 100 * WINDOW_BUCKETS_S[0])]
+    assert backend.encoded == [(1, 100 * WINDOW_BUCKETS_S[0])]
 
 
 def test_a_window_that_fails_is_decoded_once_more_in_a_long_one():
     backend = StrictBackend(say=lambda value, frames: " fine" if frames == 3000 else ENDLESS)
     [mended] = make(backend).transcribe([job("a")])
     assert text(mended) == " fine"
-    assert backend.encoded == [(1, 80, 100 * WINDOW_BUCKETS_S[0]), (1, 80, 3000)]
+    assert backend.encoded == [(1, 100 * WINDOW_BUCKETS_S[0]), (1, 3000)]
 
 
 def test_text_that_compresses_too_well_is_decoded_once_more():
@@ -302,7 +306,7 @@ def test_text_that_compresses_too_well_is_decoded_once_more():
 def test_second_tries_are_bounded():
     backend = StrictBackend(say=lambda value, frames: ENDLESS)
     outcomes = make(backend).transcribe([job(str(number)) for number in range(8)])
-    assert backend.encoded == [(8, 80, 100 * WINDOW_BUCKETS_S[0]), (2, 80, 3000)]
+    assert backend.encoded == [(8, 100 * WINDOW_BUCKETS_S[0]), (2, 3000)]
     assert all(outcome.truncated for outcome in outcomes)  # type: ignore[union-attr]
 
 
@@ -348,7 +352,7 @@ def test_more_jobs_than_a_batch_takes_are_decoded_in_pieces():
 def test_audio_longer_than_the_window_asked_for_gets_a_longer_one():
     backend = StrictBackend()
     make(backend).transcribe([job("a", 14.3, options=DecodeOptions(window_s=10))])
-    assert backend.encoded == [(1, 80, 1500)]
+    assert backend.encoded == [(1, 1500)]
 
 
 def test_audio_from_shared_memory_may_be_read_only():

@@ -7,7 +7,7 @@ tokens, smoothed over time and averaged; dynamic time warping then gives each to
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +21,12 @@ __all__ = [
     "LEAST_DEVIATION",
     "SMOOTHED_POSITIONS",
     "aligned_text",
+    "alignment_of",
+    "attended_rows",
     "attention_costs",
+    "audio_positions",
     "first_positions",
+    "median_of_shifted",
     "token_positions",
 ]
 
@@ -35,6 +39,9 @@ LEAST_DEVIATION = 1e-10
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
 
+_Array = TypeVar("_Array")
+_Pairwise: TypeAlias = Callable[[_Array, _Array], _Array]
+
 
 def aligned_text(
     transcript: Transcript,
@@ -42,7 +49,6 @@ def aligned_text(
     *,
     start_tokens: int,
     frames: int,
-    costs: Callable[[Any, int, int], Float64] | None = None,
 ) -> Alignment:
     """When each token of a text was said.
 
@@ -51,19 +57,48 @@ def aligned_text(
         text: its tokens, or what is left of them once loops are cut.
         start_tokens: of the start sequence.
         frames: how many mel frames of the window are audio.
-        costs: `attention_costs` for the attention of another runtime.
+    """
+    rows, kept = attended_rows(transcript, text, start_tokens, transcript.attention.shape[1])
+    positions = audio_positions(frames)
+    found = token_positions(transcript.attention[:, rows], start_tokens, positions)
+    return alignment_of(transcript, kept, found, positions)
+
+
+def audio_positions(frames: int) -> int:
+    """How many positions of a window are audio, given its mel frames."""
+    return max(1, frames // FRAMES_PER_POSITION)
+
+
+def attended_rows(
+    transcript: Transcript, text: Sequence[int], start_tokens: int, available: int
+) -> tuple[list[int], list[int]]:
+    """Which rows of a transcript's attention a text is aligned by, and where in the transcript its tokens stand.
+
+    Args:
+        transcript: that the text was decoded in.
+        text: a part of its tokens, in their order; at least one.
+        start_tokens: of the start sequence.
+        available: rows of the attention.
     """
     kept = _places(transcript.tokens, text)
     # A token stands where the one before it, which it was predicted from, attended to. The last row is for the end of
     # text; there is none where the token cap came first.
-    first = start_tokens
-    rows = [*range(first), *(first + place for place in kept), first + kept[-1] + 1]
-    rows = [row for row in rows if row < transcript.attention.shape[1]]
-    positions = max(1, frames // FRAMES_PER_POSITION)
-    found = first_positions((costs or attention_costs)(transcript.attention[:, rows], first, positions))
-    if len(found) == len(text):
+    rows = [*range(start_tokens), *(start_tokens + place for place in (*kept, kept[-1] + 1))]
+    return [row for row in rows if row < available], kept
+
+
+def alignment_of(transcript: Transcript, kept: Sequence[int], found: Int64, positions: int) -> Alignment:
+    """When tokens were said that begin at the positions found.
+
+    Args:
+        transcript: that they were decoded in.
+        kept: where in it each of them stands.
+        found: of each, and of the end of text if it was looked for.
+        positions: of the audio.
+    """
+    if len(found) == len(kept):
         found = np.append(found, positions)
-    probabilities = np.array(transcript.probabilities)[kept]
+    probabilities = np.array(transcript.probabilities)[list(kept)]
     return Alignment(found.astype(np.float64) * SECONDS_PER_POSITION, probabilities)
 
 
@@ -133,24 +168,34 @@ def _smoothed(values: Float32) -> Float32:
     padded = np.pad(values, ((0, 0), (0, 0), (reach, reach)), mode="reflect")
     count = values.shape[-1]
     shifted = [padded[..., offset : offset + count] for offset in range(SMOOTHED_POSITIONS)]
+    return median_of_shifted(shifted, np.minimum, np.maximum)
+
+
+def median_of_shifted(
+    shifted: Sequence[_Array], minimum: _Pairwise[_Array], maximum: _Pairwise[_Array]
+) -> _Array:
+    """The median of an odd number of arrays, element by element, by a runtime's own minimum and maximum of two."""
+    reach = len(shifted) // 2
     # Of more than half of the values the least and the greatest can't be the median: they go, the next value comes.
     # (Sorting every window took ten times as long.)
-    kept, waiting = shifted[: reach + 2], shifted[reach + 2 :]
+    kept, waiting = list(shifted[: reach + 2]), list(shifted[reach + 2 :])
     while True:
-        kept = _extremes_outside(kept)[1:-1]
+        kept = _extremes_outside(kept, minimum, maximum)[1:-1]
         if not waiting:
             return kept[0]
         kept.append(waiting.pop())
 
 
-def _extremes_outside(values: list[Float32]) -> list[Float32]:
+def _extremes_outside(
+    values: Sequence[_Array], minimum: _Pairwise[_Array], maximum: _Pairwise[_Array]
+) -> list[_Array]:
     """The values with the least in front and the greatest behind, element by element."""
     moved = list(values)
     for place in range(len(moved) - 1):
-        low, high = np.minimum(moved[place], moved[place + 1]), np.maximum(moved[place], moved[place + 1])
+        low, high = minimum(moved[place], moved[place + 1]), maximum(moved[place], moved[place + 1])
         moved[place], moved[place + 1] = low, high
     for place in range(len(moved) - 2, 0, -1):
-        low, high = np.minimum(moved[place - 1], moved[place]), np.maximum(moved[place - 1], moved[place])
+        low, high = minimum(moved[place - 1], moved[place]), maximum(moved[place - 1], moved[place])
         moved[place - 1], moved[place] = low, high
     return moved
 

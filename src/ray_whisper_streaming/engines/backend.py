@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from ray_whisper_streaming.core.jobs import SAMPLE_RATE, Int16Samples, Task
-from ray_whisper_streaming.engines.mel import HOP, Float32
+from ray_whisper_streaming.engines.mel import HOP
 from ray_whisper_streaming.engines.tokens import TextTokenizer
 from ray_whisper_streaming.engines.words import Alignment
 
@@ -32,7 +32,7 @@ Encoded = TypeVar("Encoded")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a window comes from: a backend may know its audio from earlier passes.
+    """The audio of a window, and where it comes from: a backend may know it from earlier passes.
 
     Attributes:
         stream_id: whose audio it is.
@@ -43,6 +43,11 @@ class Source:
     stream_id: str
     start_sample: int
     audio: Int16Samples = field(repr=False)
+
+    @property
+    def frames(self) -> int:
+        """Mel frames of its audio."""
+        return len(self.audio) // HOP
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +78,15 @@ class Backend(Protocol[Encoded]):
         """Whether it knows languages other than English, and translation."""
         ...
 
-    @property
-    def mel_bands(self) -> int:
-        """Mel bands it takes: 80 or 128."""
-        ...
+    def encode(
+        self, sources: Sequence[Source], padded_frames: Sequence[int], *, anew: bool = False
+    ) -> Encoded:
+        """Encode windows of audio.
 
-    def encode(self, mels: Sequence[Float32], sources: Sequence[Source | None]) -> Encoded:
-        """Encode spectrograms of shape (bands, frames); of equal length, if not `ragged`, and always an even number.
-
-        ``sources``: what each was made of, its padding aside; None forbids to go by earlier passes.
+        Args:
+            sources: the audio; at least one frame each.
+            padded_frames: how many mel frames each is lengthened to: even, and equal, if not `ragged`.
+            anew: not by way of earlier passes.
         """
         ...
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from ray_whisper_streaming.core.jobs import Task
 from ray_whisper_streaming.engines.backend import SECONDS_PER_POSITION, Generated, Source
-from ray_whisper_streaming.engines.mel import Float32
+from ray_whisper_streaming.engines.mel import MelCache
 from ray_whisper_streaming.engines.models import resolve_model
 from ray_whisper_streaming.engines.tokenizers import VOCABULARY, Vocabulary
 from ray_whisper_streaming.engines.tokens import TextTokenizer
@@ -120,9 +120,15 @@ class _Backend:
         self._whisper = whisper
         self._vocabulary = vocabulary
         self.multilingual: bool = whisper.is_multilingual
-        self.mel_bands: int = whisper.n_mels
+        self._mel = MelCache(whisper.n_mels)
 
-    def encode(self, mels: Sequence[Float32], sources: Sequence[Source | None]) -> _Storage:
+    def encode(
+        self, sources: Sequence[Source], padded_frames: Sequence[int], *, anew: bool = False
+    ) -> _Storage:
+        mels = [
+            self._mel.padded(source.stream_id, source.start_sample, source.audio, frames)
+            for source, frames in zip(sources, padded_frames, strict=True)
+        ]
         return self._whisper.encode(_ct2.StorageView.from_array(np.stack(mels)))
 
     def take(self, encoded: _Storage, rows: Sequence[int]) -> _Storage:

@@ -21,7 +21,19 @@ import numpy.typing as npt
 from ray_whisper_streaming.core.audio import as_float32
 from ray_whisper_streaming.core.jobs import SAMPLE_RATE, Int16Samples
 
-__all__ = ["FRAMES_PER_S", "HOP", "Float32", "MelCache", "pad_frames"]
+__all__ = [
+    "DYNAMIC_RANGE",
+    "FRAMES_PER_S",
+    "HOP",
+    "LOG_FLOOR",
+    "WINDOW",
+    "Float32",
+    "MelCache",
+    "hann_window",
+    "mel_filters",
+    "pad_frames",
+    "with_edges",
+]
 
 Float32 = npt.NDArray[np.float32]
 
@@ -136,6 +148,10 @@ class MelCache:
         scaled *= 0.25
         return np.ascontiguousarray(scaled[:-1].T)
 
+    def padded(self, stream_id: str, start_sample: int, audio: Int16Samples, frames: int) -> Float32:
+        """`log_mel`, lengthened by `pad_frames`."""
+        return pad_frames(self.log_mel(stream_id, start_sample, audio), frames)
+
     def forget(self, stream_id: str) -> None:
         """Drop what is kept of a stream. Needed by nobody; frees memory early."""
         known = self._streams.pop(stream_id, None)
@@ -148,9 +164,7 @@ class MelCache:
         # Frames [inner, end) see this window's audio only: they are the same in every window that holds them.
         inner, end = EDGE_FRAMES, (len(audio) - HALF) // HOP + 1
         if start_sample % HOP or end <= inner:
-            return _log_frames(
-                np.concatenate((_mirrored_start(audio), _silence_behind(audio))), total, self._bands
-            )
+            return _log_frames(with_edges(audio), total, self._bands)
         raw = np.empty((total, self._bands), np.float32)
         known = self._streams.get(stream_id)
         first = start_sample // HOP + inner
@@ -182,6 +196,23 @@ def pad_frames(mel: Float32, frames: int) -> Float32:
     return np.pad(mel, ((0, 0), (0, frames - mel.shape[1])))
 
 
+def with_edges(audio: Int16Samples) -> Int16Samples:
+    """A window's audio with half an analysis window in front of it and behind, which its outermost frames see."""
+    return np.concatenate((_mirrored_start(audio), _silence_behind(audio)))
+
+
+def mel_filters(bands: int) -> Float32:
+    """The triangular filters of the mel scale as a matrix, shape (bins, bands)."""
+    starts, rising, falling = _triangles(bands)
+    bins = np.arange(len(rising))
+    stretch = np.searchsorted(starts, bins, side="right") - 1
+    # One more on either side: the first stretch has no falling side, the last no rising one.
+    sides = np.zeros((len(bins), bands + 2), np.float32)
+    sides[bins, stretch + 1] = rising
+    sides[bins, stretch] = falling
+    return np.ascontiguousarray(sides[:, 1:-1])
+
+
 def _mirrored_start(audio: Int16Samples) -> Int16Samples:
     """The half window before the first sample: the audio mirrored at it."""
     return _silence_behind(audio[: HALF + 1])[HALF:0:-1]
@@ -198,7 +229,7 @@ def _log_frames(samples: Int16Samples, count: int, bands: int) -> Float32:
         return np.empty((0, bands), np.float32)
     signal = as_float32(samples)
     windows = np.lib.stride_tricks.sliding_window_view(signal, WINDOW)[: count * HOP : HOP]
-    spectrum = np.fft.rfft(windows * _hann(), axis=-1).astype(np.complex64)
+    spectrum = np.fft.rfft(windows * hann_window(), axis=-1).astype(np.complex64)
     power = np.square(spectrum.real) + np.square(spectrum.imag)
     return np.log10(np.maximum(_mel_energies(power, bands), LOG_FLOOR))
 
@@ -222,7 +253,8 @@ def _mel_energies(power: Float32, bands: int) -> Float32:
 
 
 @cache
-def _hann() -> Float32:
+def hann_window() -> Float32:
+    """The analysis window, shape (samples,)."""
     return np.hanning(WINDOW + 1)[:-1].astype(np.float32)
 
 

@@ -21,7 +21,7 @@ from ray_whisper_streaming.core.jobs import Task
 from ray_whisper_streaming.core.transcript import Word
 from ray_whisper_streaming.engines.backend import Backend, Encoded, Source
 from ray_whisper_streaming.engines.loops import cut_loops
-from ray_whisper_streaming.engines.mel import FRAMES_PER_S, Float32, pad_frames
+from ray_whisper_streaming.engines.mel import FRAMES_PER_S
 from ray_whisper_streaming.engines.tokens import (
     TextTokenizer,
     context_tokens,
@@ -55,9 +55,8 @@ class Window:
     """One window to decode.
 
     Attributes:
-        mel: log-mel, shape (bands, frames), as long as its audio.
-        padded_frames: how long it is padded: an even number.
-        source: what it was made of, if the backend may go by earlier passes.
+        source: its audio.
+        padded_frames: how long it is padded: an even number of mel frames.
         language: code, or None: detect it.
         allowed_languages: what detection may answer; empty means any.
         task: transcribe, or translate into English.
@@ -66,9 +65,8 @@ class Window:
         prefix: text the answer must begin with.
     """
 
-    mel: Float32 = field(repr=False)
+    source: Source
     padded_frames: int
-    source: Source | None = None
     language: str | None
     allowed_languages: tuple[str, ...] = ()
     task: Task = "transcribe"
@@ -78,8 +76,8 @@ class Window:
 
     @property
     def frames(self) -> int:
-        """Frames of audio."""
-        return self.mel.shape[1]
+        """Mel frames of audio."""
+        return self.source.frames
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,23 +150,23 @@ class WindowDecoder(Generic[Encoded]):
                 windows[index],
                 language=found[index].tokenizer.language_code,
                 padded_frames=MAX_FRAMES,
-                source=None,
             )
             for index in odd
         ]
         if again:
-            second = self._generate(again, beam_size, suppress_blank)
+            second = self._generate(again, beam_size, suppress_blank, anew=True)
             for index, hypothesis in zip(odd, second, strict=True):
                 if not hypothesis.odd or hypothesis.ratio < found[index].ratio:
                     found[index] = replace(hypothesis, language_probability=found[index].language_probability)
         return self._align(found)
 
     def _generate(
-        self, windows: Sequence[Window], beam_size: int, suppress_blank: bool
+        self, windows: Sequence[Window], beam_size: int, suppress_blank: bool, *, anew: bool = False
     ) -> list[_Hypothesis[Encoded]]:
         encoded = self._backend.encode(
-            [pad_frames(window.mel, window.padded_frames) for window in windows],
             [window.source for window in windows],
+            [window.padded_frames for window in windows],
+            anew=anew,
         )
         languages = self._languages_of(windows, encoded)
         tokenizers = [

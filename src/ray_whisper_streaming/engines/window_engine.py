@@ -1,6 +1,4 @@
-"""What every engine does that decodes with Whisper in windows: check jobs, compute mel, form groups, contain
-failures.
-"""
+"""What every engine does that decodes with Whisper in windows: check jobs, form groups, contain failures."""
 
 from __future__ import annotations
 
@@ -28,7 +26,7 @@ from ray_whisper_streaming.core.jobs import (
 )
 from ray_whisper_streaming.engines.backend import Backend, Encoded, Source
 from ray_whisper_streaming.engines.base import EngineCapabilities
-from ray_whisper_streaming.engines.mel import FRAMES_PER_S, HOP, MelCache
+from ray_whisper_streaming.engines.mel import FRAMES_PER_S, HOP
 from ray_whisper_streaming.engines.window_decoder import (
     DEFAULT_LANGUAGE,
     MAX_WINDOW_S,
@@ -88,7 +86,6 @@ class WindowEngine(ABC, Generic[Encoded]):
         self._model = model
         self._clock = clock
         self._loaded: LoadedModel[Encoded] | None = None
-        self._mel: MelCache | None = None
         self._decoder: WindowDecoder[Encoded] | None = None
 
     @abstractmethod
@@ -117,7 +114,6 @@ class WindowEngine(ABC, Generic[Encoded]):
         if self._loaded is not None:
             return
         loaded = self._load()
-        self._mel = MelCache(loaded.backend.mel_bands)
         self._decoder = WindowDecoder(loaded.backend, loaded.languages)
         self._loaded = loaded
         # On a GPU the first run of each shape compiles kernels; on a CPU one run is enough to touch all
@@ -164,7 +160,7 @@ class WindowEngine(ABC, Generic[Encoded]):
 
     def close(self) -> None:
         """Free the model. Safe to call twice."""
-        self._loaded = self._decoder = self._mel = None
+        self._loaded = self._decoder = None
 
     def _decode(self, jobs: Sequence[Job], options: DecodeOptions) -> list[Outcome]:
         try:
@@ -189,9 +185,8 @@ class WindowEngine(ABC, Generic[Encoded]):
 
     def _window(self, job: Job) -> Window:
         return Window(
-            mel=self._ready(self._mel).log_mel(job.stream_id, job.start_sample, job.audio),
-            padded_frames=_padded_frames(job, ragged=self._ready(self._loaded).backend.ragged),
             source=Source(job.stream_id, job.start_sample, job.audio),
+            padded_frames=_padded_frames(job, ragged=self._ready(self._loaded).backend.ragged),
             language=job.language,
             allowed_languages=job.allowed_languages,
             task=job.task,

@@ -10,7 +10,7 @@ import numpy as np
 from ray_whisper_streaming.core.jobs import Task
 from ray_whisper_streaming.engines.alignment import aligned_text
 from ray_whisper_streaming.engines.backend import Generated, Source
-from ray_whisper_streaming.engines.mel import Float32
+from ray_whisper_streaming.engines.mel import MelCache
 from ray_whisper_streaming.engines.onnx.sessions import CrossCache, Decoder, Encoder
 from ray_whisper_streaming.engines.onnx.steps import OnnxSteps
 from ray_whisper_streaming.engines.search import Request, TokenRules, Transcript, decode_with_beams
@@ -51,16 +51,22 @@ class OnnxBackend:
         self, weights: WhisperWeights, vocabulary: Vocabulary, *, threads: int, quantise: bool
     ) -> None:
         self.multilingual = weights.multilingual
-        self.mel_bands = weights.mel_bands
+        self._mel = MelCache(weights.mel_bands)
         self._vocabulary = vocabulary
         self._encoder = Encoder(weights, threads=threads, quantise=quantise)
         self._decoder = Decoder(weights, threads=threads, quantise=quantise)
         self._suppressed = np.array(vocabulary.suppressed)
         self._blanks = np.array(weights.blank_ids, np.intp)
 
-    def encode(self, mels: Sequence[Float32], sources: Sequence[Source | None]) -> EncodedWindows:
+    def encode(
+        self, sources: Sequence[Source], padded_frames: Sequence[int], *, anew: bool = False
+    ) -> EncodedWindows:
         """See `Backend.encode`."""
-        return EncodedWindows(self._encoder.run(mels, sources))
+        mels = [
+            self._mel.padded(source.stream_id, source.start_sample, source.audio, frames)
+            for source, frames in zip(sources, padded_frames, strict=True)
+        ]
+        return EncodedWindows(self._encoder.run(mels, [None if anew else source for source in sources]))
 
     def take(self, encoded: EncodedWindows, rows: Sequence[int]) -> EncodedWindows:
         """See `Backend.take`."""

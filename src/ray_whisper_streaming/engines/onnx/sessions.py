@@ -99,7 +99,10 @@ class Encoder:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="encode")
 
     def run(self, mels: Sequence[Float32], sources: Sequence[Source | None]) -> CrossCache:
-        """Encode spectrograms of shape (bands, frames); frames even. See `Backend.encode`."""
+        """Encode spectrograms of shape (bands, frames); frames even.
+
+        ``sources``: what each was made of, its padding aside; None forbids to go by earlier passes.
+        """
         known = [self._memory.recall(source) for source in sources]
         windows = list(zip(mels, known, strict=True))
         beside = len(windows) - len(windows) % self._threads if self._threads > 1 else 0

@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from ray_whisper_streaming.engines.torch.memory import MAX_POSITIONS, MAX_STEPS, TEXT_POSITIONS, ModelShape
-from ray_whisper_streaming.engines.torch.runtime import Tensor, torch
+from ray_whisper_streaming.engines.torch.runtime import Tensor, to_device, torch
 
 __all__ = ["Cache", "Window"]
 
@@ -56,36 +58,39 @@ class Cache:
             return [torch.zeros(count, heads, tokens, size, device=device, dtype=number_type) for _ in layers]
 
         self.own_keys, self.own_values = room(rows, TEXT_POSITIONS), room(rows, TEXT_POSITIONS)
-        self._keys, self._values = room(slots, MAX_POSITIONS), room(slots, MAX_POSITIONS)
+        self.keys, self.values = room(slots, MAX_POSITIONS), room(slots, MAX_POSITIONS)
         # At least one: where nothing at all may be seen, attention gives no numbers, and they would spread.
-        self._lengths = torch.ones(slots, device=device, dtype=torch.int64)
+        self.lengths = torch.ones(slots, device=device, dtype=torch.int64)
         self._columns = torch.arange(MAX_POSITIONS, device=device)
         # The last token of each row, and where in its text it stands.
         self.tokens = torch.zeros(rows, device=device, dtype=torch.int64)
         self.places = torch.zeros(rows, device=device, dtype=torch.int64)
-        self.attention = torch.zeros(MAX_STEPS, rows, shape.alignment_heads, MAX_POSITIONS, device=device)
+        # What the alignment heads asked for at each step.
+        self.queries = torch.zeros(
+            MAX_STEPS, rows, shape.alignment_heads, size, device=device, dtype=number_type
+        )
 
     @property
     def tensors(self) -> Iterator[Tensor]:
         """All of its buffers."""
-        yield from (*self.own_keys, *self.own_values, *self._keys, *self._values)
-        yield from (self._lengths, self._columns, self.tokens, self.places, self.attention)
+        yield from (*self.own_keys, *self.own_values, *self.keys, *self.values)
+        yield from (self.lengths, self._columns, self.tokens, self.places, self.queries)
 
     def fill(self, layer: int, keys: Tensor, values: Tensor) -> None:
         """Put windows into the first slots, for a layer; shape (windows, heads, positions, size)."""
-        self._keys[layer][: keys.shape[0], :, : keys.shape[2]] = keys
-        self._values[layer][: keys.shape[0], :, : keys.shape[2]] = values
+        self.keys[layer][: keys.shape[0], :, : keys.shape[2]] = keys
+        self.values[layer][: keys.shape[0], :, : keys.shape[2]] = values
 
     def set_lengths(self, lengths: Sequence[int]) -> None:
         """Say how many positions the windows in the first slots have."""
-        self._lengths[: len(lengths)] = torch.tensor(list(lengths), device=self.device)
+        self.lengths[: len(lengths)] = to_device(np.array(lengths), self.device)
 
     def window(self, slots: int, positions: int) -> Window:
         """The first slots, cut to so many positions: views."""
         return Window(
-            [keys[:slots, :, :positions] for keys in self._keys],
-            [values[:slots, :, :positions] for values in self._values],
-            (self._columns[:positions] < self._lengths[:slots, None])[:, None, None],
+            [keys[:slots, :, :positions] for keys in self.keys],
+            [values[:slots, :, :positions] for values in self.values],
+            (self._columns[:positions] < self.lengths[:slots, None])[:, None, None],
         )
 
     def follow(self, sources: Sequence[int], targets: Sequence[int], tokens: int) -> None:
@@ -102,12 +107,13 @@ class Cache:
             [slot * beams + beam for slot in targets for beam in range(beams)],
             tokens,
         )
-        self._copy((*self._keys, *self._values), sources, targets, MAX_POSITIONS)
-        self._lengths[list(targets)] = self._lengths[list(sources)]
+        self._copy((*self.keys, *self.values), sources, targets, MAX_POSITIONS)
+        taken, given = to_device(np.array([sources, targets]), self.device)
+        self.lengths[given] = self.lengths[taken]
 
     def _copy(
         self, parts: Sequence[Tensor], sources: Sequence[int], targets: Sequence[int], width: int
     ) -> None:
-        taken, given = (torch.tensor(list(rows), device=self.device) for rows in (sources, targets))
+        taken, given = to_device(np.array([sources, targets]), self.device)
         for part in parts:
             part[given, :, :width] = part[taken, :, :width]

@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from ray_whisper_streaming.engines.torch.cache import Cache, Window
+from ray_whisper_streaming.engines.torch.attention import attend_one
+from ray_whisper_streaming.engines.torch.cache import Cache
 from ray_whisper_streaming.engines.torch.layers import (
     FeedForward,
     Linear,
     Norm,
     Parameters,
+    added_and_normalised,
     attend,
     joined,
     split,
@@ -21,8 +23,10 @@ from ray_whisper_streaming.engines.torch.runtime import Tensor, functional, torc
 __all__ = ["Decoder"]
 
 _OwnAttention: TypeAlias = Callable[[int, Tensor, Tensor, Tensor], Tensor]
-"""Attends within the text: layer, queries, keys and values in, what was attended to out; shape (windows, tokens,
-width)."""
+"""Attends within the text: layer, queries, keys and values in, what was attended to out; shape (..., width)."""
+
+_WindowAttention: TypeAlias = Callable[[int, Tensor], Tensor]
+"""Attends to the window: layer and queries in, what was attended to out; shape (..., width)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +92,12 @@ class Decoder:
             beams: rows of a slot.
 
         Returns:
-            what `scores` takes, shape (windows, tokens, width); and the alignment heads' attention, shape (windows,
-            alignment heads, tokens, positions).
+            what `scores` takes, shape (windows, tokens, width); and the queries of the alignment heads, shape (windows,
+            tokens, alignment heads, size).
         """
         windows, count = tokens.shape
         rows = torch.arange(windows, device=tokens.device) * beams
+        seen = cache.window(windows, positions)
 
         def own(layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
             keys, values = split(keys, self._heads), split(values, self._heads)
@@ -100,12 +105,14 @@ class Decoder:
             cache.own_values[layer][rows, :, :count] = values
             return joined(attend(split(queries, self._heads), keys, values, causal=True))
 
-        hidden = self._embeddings[tokens] + self._places[:count]
-        return self._through(hidden, own, cache.window(windows, positions))
+        def window(layer: int, queries: Tensor) -> Tensor:
+            return joined(
+                attend(split(queries, self._heads), seen.keys[layer], seen.values[layer], seen.mask)
+            )
 
-    def step(
-        self, cache: Cache, *, windows: int, beams: int, tokens: int, positions: int
-    ) -> tuple[Tensor, Tensor]:
+        return self._through(self._embeddings[tokens] + self._places[:count], own, window)
+
+    def step(self, cache: Cache, *, windows: int, beams: int) -> tuple[Tensor, Tensor]:
         """Go on by the token that `Cache.tokens` and `Cache.places` hold for each row.
 
         The same step may be done twice: what it writes depends on those alone.
@@ -114,58 +121,59 @@ class Decoder:
             cache: with the windows and texts.
             windows: the first so many slots.
             beams: rows of each.
-            tokens: of a text that are looked at: those of the longest, the new one included, or more.
-            positions: the same for windows.
 
         Returns:
-            what `scores` takes, shape (windows, beams, width); and the alignment heads' attention, shape (windows,
-            alignment heads, beams, positions).
+            what `scores` takes, shape (rows, width); and the queries of the alignment heads, shape (rows, alignment
+            heads, size).
         """
         rows = windows * beams
-        every = torch.arange(rows, device=cache.device)
         places = cache.places[:rows]
-        seen = (torch.arange(tokens, device=cache.device) <= places[:, None])[:, None, None]
 
         def own(layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-            # A beam is a text of one token here.
-            queries, keys, values = (
-                split(part.reshape(rows, 1, -1), self._heads) for part in (queries, keys, values)
-            )
-            all_keys, all_values = cache.own_keys[layer], cache.own_values[layer]
-            all_keys[every, :, places] = keys[:, :, 0]
-            all_values[every, :, places] = values[:, :, 0]
-            attended = attend(queries, all_keys[:rows, :, :tokens], all_values[:rows, :, :tokens], seen)
-            return joined(attended).view(windows, beams, -1)
+            held = cache.own_keys[layer], cache.own_values[layer]
+            return attend_one(queries, *held, places, new=(keys, values))
 
-        hidden = self._embeddings[cache.tokens[:rows]] + self._places[places]
-        return self._through(hidden.view(windows, beams, -1), own, cache.window(windows, positions))
+        def window(layer: int, queries: Tensor) -> Tensor:
+            return attend_one(queries, cache.keys[layer], cache.values[layer], cache.lengths, beams=beams)
+
+        return self._through(self._embeddings[cache.tokens[:rows]] + self._places[places], own, window)
 
     def scores(self, hidden: Tensor) -> Tensor:
-        """Of each token to come next: shape (..., width) to (..., vocabulary), float32."""
-        return functional.linear(hidden, self._projection).float()
+        """Of each token to come next: shape (..., width) to (..., vocabulary)."""
+        return functional.linear(hidden, self._projection)
 
-    def _through(self, hidden: Tensor, own: _OwnAttention, window: Window) -> tuple[Tensor, Tensor]:
-        seen: list[Tensor] = []
-        for number, layer in enumerate(self._layers):
-            hidden = hidden + layer.own_out(
-                own(number, *layer.own_in(layer.own_norm(hidden)).chunk(3, dim=-1))
-            )
-            queries = split(layer.window_in(layer.window_norm(hidden)), self._heads)
-            keys, values = window.keys[number], window.values[number]
-            hidden = hidden + layer.window_out(joined(attend(queries, keys, values, window.mask)))
+    def alignment_keys(self, outputs: Tensor) -> Tensor:
+        """What the alignment heads' queries meet: shape (windows, positions, width) to (windows, alignment heads,
+        positions, size).
+        """
+        found: list[Tensor] = []
+        for layer in self._layers:
             if layer.aligned is not None:
-                queries, keys = (part.index_select(1, layer.aligned) for part in (queries, keys))
-                seen.append(_shares(queries, keys, window.mask))
-            hidden = layer.feed_forward(hidden)
-        return self._norm(hidden), torch.cat(seen, dim=1)
+                width = outputs.shape[-1]
+                weight, bias = layer.window_keys_values.weight[:width], layer.window_keys_values.bias[:width]
+                chosen = (
+                    part.unflatten(0, (self._heads, -1)).index_select(0, layer.aligned).flatten(0, 1)
+                    for part in (weight, bias)
+                )
+                found.append(split(Linear(*chosen)(outputs), len(layer.aligned)))
+        return torch.cat(found, dim=1)
+
+    def _through(self, hidden: Tensor, own: _OwnAttention, window: _WindowAttention) -> tuple[Tensor, Tensor]:
+        asked: list[Tensor] = []
+        change = None
+        for number, layer in enumerate(self._layers):
+            hidden, normalised = added_and_normalised(hidden, change, layer.own_norm)
+            change = layer.own_out(own(number, *layer.own_in(normalised).chunk(3, dim=-1)))
+            hidden, normalised = added_and_normalised(hidden, change, layer.window_norm)
+            queries = layer.window_in(normalised)
+            if layer.aligned is not None:
+                asked.append(queries.unflatten(-1, (self._heads, -1)).index_select(-2, layer.aligned))
+            change = layer.window_out(window(number, queries))
+            hidden, normalised = added_and_normalised(hidden, change, layer.feed_forward.norm)
+            change = layer.feed_forward(normalised)
+        return added_and_normalised(hidden, change, self._norm)[1], torch.cat(asked, dim=-2)
 
 
 def _heads_of(layer: int, parameters: Parameters) -> Tensor | None:
     heads = [head for place, head in parameters.weights.alignment_heads if place == layer]
     return torch.tensor(heads, device=parameters.device) if heads else None
-
-
-def _shares(queries: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
-    """What `attend` weighs the values by, which it does not tell; float32."""
-    scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-1, -2)
-    return scores.float().masked_fill(~mask, float("-inf")).softmax(dim=-1)

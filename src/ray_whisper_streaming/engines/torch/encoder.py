@@ -7,18 +7,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ray_whisper_streaming.engines.backend import FRAMES_PER_POSITION
-from ray_whisper_streaming.engines.mel import Float32
+from ray_whisper_streaming.engines.backend import FRAMES_PER_POSITION, Source
 from ray_whisper_streaming.engines.torch.layers import (
     FeedForward,
     Linear,
     Norm,
     Parameters,
+    added_and_normalised,
     attend,
     joined,
     split,
 )
-from ray_whisper_streaming.engines.torch.runtime import Tensor, functional, torch
+from ray_whisper_streaming.engines.torch.runtime import Tensor, functional, to_device, torch
+from ray_whisper_streaming.engines.torch.spectrogram import Spectrogram
 
 __all__ = ["Encoder"]
 
@@ -44,8 +45,11 @@ class Encoder:
 
     def __init__(self, parameters: Parameters, *, batch: int) -> None:
         self._batch = batch
-        self._device, self._number_type = parameters.device, parameters.number_type
+        self._device = parameters.device
         self._heads = parameters.weights.encoder_heads
+        self.spectrogram = Spectrogram(
+            parameters.weights.mel_bands, parameters.device, parameters.number_type
+        )
         self._convolutions = [parameters.linear(f"encoder/conv{number}") for number in (1, 2)]
         self._positions = parameters.tensor("encoder/position_encodings/encodings")
         names = [f"encoder/layer_{layer}" for layer in range(parameters.weights.layers("encoder"))]
@@ -60,24 +64,21 @@ class Encoder:
         ]
         self._norm = parameters.norm("encoder")
 
-    def run(self, mels: Sequence[Float32]) -> list[Tensor]:
-        """Encode spectrograms of shape (bands, frames), frames even: for each, shape (positions, width)."""
-        order = sorted(range(len(mels)), key=lambda index: mels[index].shape[1])
+    def run(self, sources: Sequence[Source], padded_frames: Sequence[int]) -> list[Tensor]:
+        """Encode windows of audio, lengthened to so many frames: for each, shape (positions, width)."""
+        order = sorted(range(len(sources)), key=lambda row: padded_frames[row])
+        sounds = self.spectrogram.upload([sources[row].audio for row in order])
+        audible = to_device(np.array([sources[row].frames for row in order]), self._device)
+        padded = to_device(np.array([padded_frames[row] for row in order]), self._device)
         found: dict[int, Tensor] = {}
         for first in range(0, len(order), self._batch):
-            rows = order[first : first + self._batch]
-            frames = [mels[row].shape[1] for row in rows]
-            padded = np.zeros((len(rows), mels[rows[0]].shape[0], frames[-1]), np.float32)
-            for place, row in enumerate(rows):
-                padded[place, :, : frames[place]] = mels[row]
-            ragged = frames[0] != frames[-1]
-            output = self(
-                torch.from_numpy(padded).to(self._device, self._number_type),
-                torch.tensor(frames, device=self._device) if ragged else None,
-            )
-            for place, row in enumerate(rows):
-                found[row] = output[place, : frames[place] // FRAMES_PER_POSITION]
-        return [found[row] for row in range(len(mels))]
+            piece = slice(first, first + self._batch)
+            lengths = [padded_frames[row] for row in order[piece]]
+            mels = self.spectrogram(sounds[piece], audible[piece], lengths[-1])
+            output = self(mels, padded[piece] if lengths[0] != lengths[-1] else None)
+            for place, row in enumerate(order[piece]):
+                found[row] = output[place, : lengths[place] // FRAMES_PER_POSITION]
+        return [found[row] for row in range(len(sources))]
 
     def __call__(self, mels: Tensor, frames: Tensor | None = None) -> Tensor:
         """One pass.
@@ -94,7 +95,9 @@ class Encoder:
         # No convolution's output within a window reaches behind it, but for the zeros that a lone one sees there too.
         hidden = functional.gelu(
             functional.conv1d(hidden, second.weight, second.bias, stride=FRAMES_PER_POSITION, padding=1)
-        ).transpose(1, 2)
+        )
+        # A layout that stays otherwise, in every sum to come, and costs a fifth of the time.
+        hidden = hidden.transpose(1, 2).contiguous()
         hidden = hidden + self._positions[: hidden.shape[1]]
         mask = None
         if frames is not None:
@@ -102,10 +105,13 @@ class Encoder:
                 torch.arange(hidden.shape[1], device=hidden.device) < frames[:, None] // FRAMES_PER_POSITION
             )
             mask = inside[:, None, None]
+        change = None
         for layer in self._layers:
-            queries, keys, values = layer.queries_keys_values(layer.norm(hidden)).chunk(3, dim=-1)
-            attended = attend(
-                split(queries, self._heads), split(keys, self._heads), split(values, self._heads), mask
+            hidden, normalised = added_and_normalised(hidden, change, layer.norm)
+            queries, keys, values = (
+                split(part, self._heads) for part in layer.queries_keys_values(normalised).chunk(3, dim=-1)
             )
-            hidden = layer.feed_forward(hidden + layer.out(joined(attended)))
-        return self._norm(hidden)
+            change = layer.out(joined(attend(queries, keys, values, mask)))
+            hidden, normalised = added_and_normalised(hidden, change, layer.feed_forward.norm)
+            change = layer.feed_forward(normalised)
+        return added_and_normalised(hidden, change, self._norm)[1]

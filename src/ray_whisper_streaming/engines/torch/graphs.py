@@ -37,7 +37,7 @@ class PlainSteps:
 
 
 class CapturedSteps:
-    """Records each shape when it comes first. Not run on a GPU yet."""
+    """Records each shape when it comes first."""
 
     def __init__(self) -> None:
         self._graphs: dict[Hashable, tuple[Any, tuple[Tensor, ...]]] = {}
@@ -53,7 +53,8 @@ class CapturedSteps:
                 step()
             torch.cuda.current_stream().wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool):
+            # Other threads may use the GPU meanwhile.
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 outputs = step()
             self._graphs[shape] = graph, outputs
         graph, outputs = self._graphs[shape]

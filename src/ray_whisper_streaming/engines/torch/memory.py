@@ -13,6 +13,7 @@ from ray_whisper_streaming.engines.weights import WhisperWeights
 from ray_whisper_streaming.errors import ConfigurationError
 
 __all__ = [
+    "ALIGNED_AT_ONCE",
     "MAX_POSITIONS",
     "MAX_STEPS",
     "TEXT_POSITIONS",
@@ -34,8 +35,9 @@ TEXT_POSITIONS = 448
 MAX_STEPS = MAX_TOKENS
 """Steps of a decode: none has more new tokens."""
 
-ENCODER_BATCH = 16
-"""Windows encoded at once, at most. (One H100 is busy with 16 of any size but the smallest: DESIGN measured so.)"""
+ENCODED_AT_ONCE = 16 * 1280
+"""Windows encoded at once, times the model's width: 16 of the large models, more of small ones, keep a GPU busy; more
+would be padded for the longest of them."""
 
 LEAST_ROWS = 20
 """Beams there is always room for, be there one slot: the most that a job may ask for on the command line."""
@@ -49,6 +51,13 @@ DECODER_NUMBERS = 16
 
 VOCABULARY_COPIES = 4
 """Arrays of a row's vocabulary in float32 while the best tokens are looked for."""
+
+ALIGNED_AT_ONCE = 1 << 24
+"""Numbers of attention (texts, heads, tokens, positions) that are aligned at once; more go in turn. A text of as many
+tokens as there can be over a window of 30 s has fewer."""
+
+ALIGNMENT_COPIES = 16
+"""Arrays of these at work: a median needs one for each of the values it looks at, and their order."""
 
 FLOAT32_BYTES = 4
 INT64_BYTES = 8
@@ -150,19 +159,19 @@ def plan_memory(
 
 def _plan(shape: ModelShape, number_bytes: int, slots: int, beam_size: int) -> MemoryPlan:
     rows = max(slots * beam_size, LEAST_ROWS)
-    encoder_batch = min(slots, ENCODER_BATCH)
+    encoder_batch = min(slots, ENCODED_AT_ONCE // shape.width)
     both = 2 * shape.decoder_layers * shape.width * number_bytes
-    seen = shape.alignment_heads * MAX_POSITIONS * FLOAT32_BYTES
+    asked = shape.alignment_heads * (shape.width // shape.heads) * number_bytes
     cache_bytes = (
         slots * (both * MAX_POSITIONS + INT64_BYTES)
-        + rows * (both * TEXT_POSITIONS + MAX_STEPS * seen + 2 * INT64_BYTES)
+        + rows * (both * TEXT_POSITIONS + MAX_STEPS * asked + 2 * INT64_BYTES)
         + MAX_POSITIONS * INT64_BYTES
     )
     # Of each window what the encoder made of it, once more side by side, and one layer's keys and values.
     kept = slots * 4 * shape.width * WINDOW_POSITIONS * number_bytes
     encoding = encoder_batch * ENCODER_NUMBERS * shape.width * WINDOW_POSITIONS * number_bytes
-    # Attention of the alignment heads, before and after the softmax.
-    reading = slots * TEXT_POSITIONS * (DECODER_NUMBERS * shape.width * number_bytes + 2 * seen)
+    reading = slots * TEXT_POSITIONS * DECODER_NUMBERS * shape.width * number_bytes
+    aligning = ALIGNED_AT_ONCE * ALIGNMENT_COPIES * FLOAT32_BYTES
     choosing = rows * VOCABULARY_COPIES * shape.vocabulary * FLOAT32_BYTES
     return MemoryPlan(
         slots=slots,
@@ -170,5 +179,5 @@ def _plan(shape: ModelShape, number_bytes: int, slots: int, beam_size: int) -> M
         encoder_batch=encoder_batch,
         weight_bytes=shape.parameters * number_bytes,
         cache_bytes=cache_bytes,
-        working_bytes=kept + max(encoding, reading + choosing),
+        working_bytes=kept + max(encoding, reading + choosing, aligning),
     )

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import torch as _torch  # pyright: ignore[reportMissingImports]
 
-__all__ = ["Tensor", "functional", "has_gpu", "on_cpu", "torch"]
+__all__ = ["Tensor", "functional", "has_gpu", "on_cpu", "to_device", "torch"]
 
 torch: Any = _torch
 functional: Any = torch.nn.functional
@@ -26,3 +28,9 @@ def has_gpu() -> bool:
 def on_cpu(tensor: Tensor) -> Any:
     """A tensor's numbers as an array; waits until they are computed."""
     return tensor.cpu().numpy()
+
+
+def to_device(numbers: npt.NDArray[Any], device: Tensor) -> Tensor:
+    """An array as a tensor on a device. On a GPU the copy is queued like all other work, and not waited for."""
+    tensor = torch.from_numpy(np.ascontiguousarray(numbers))
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor

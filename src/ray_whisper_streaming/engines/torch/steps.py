@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import product
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -12,15 +12,9 @@ from ray_whisper_streaming.engines.search import Candidates, Request, TokenRules
 from ray_whisper_streaming.engines.torch.cache import Cache
 from ray_whisper_streaming.engines.torch.decoder import Decoder
 from ray_whisper_streaming.engines.torch.graphs import StepRunner
-from ray_whisper_streaming.engines.torch.memory import MAX_POSITIONS, TEXT_POSITIONS
-from ray_whisper_streaming.engines.torch.runtime import Tensor, on_cpu, torch
+from ray_whisper_streaming.engines.torch.runtime import Tensor, on_cpu, to_device, torch
 
-__all__ = ["POSITION_BUCKETS", "Chooser", "Stepper", "TorchSteps", "bucket"]
-
-TEXT_BUCKETS = (64, 128, 256, TEXT_POSITIONS)
-POSITION_BUCKETS = (256, 512, 768, 1024, 1280, MAX_POSITIONS)
-"""What a step looks at of texts and windows, in tokens and positions: a graph is recorded for each shape that comes,
-and what is looked at in vain costs time. So these are few but not too far apart, as sizes of batches are."""
+__all__ = ["Asked", "Chooser", "Stepper", "TorchSteps"]
 
 Float64 = npt.NDArray[np.float64]
 
@@ -50,7 +44,7 @@ class Chooser:
         """The likeliest ``count`` tokens behind each row of scores, shape (rows, vocabulary).
 
         Args:
-            scores: float32.
+            scores: of any floating-point type; what comes of them is computed in float32.
             count: how many.
             blanks: whether they may be among them.
 
@@ -58,8 +52,13 @@ class Chooser:
             tokens, their probabilities among all words, and the logarithms of those among what may be chosen; shape
             (3, rows, count), float32, which holds a token's number exactly: one array is one copy to the CPU.
         """
-        words = scores[:, : self._words].logsumexp(dim=1, keepdim=True)
         forbidden = self._forbidden if blanks else self._with_blanks
+        if count == 1 and scores.device.type == "cuda":
+            from ray_whisper_streaming.engines.torch.kernels import choose
+
+            return choose(scores, forbidden, self._words)
+        scores = scores.float()
+        words = scores[:, : self._words].logsumexp(dim=1, keepdim=True)
         free = scores.masked_fill(forbidden, float("-inf"))
         found, tokens = free.topk(count, dim=1)
         return torch.stack(
@@ -68,6 +67,7 @@ class Chooser:
 
     def no_speech(self, scores: Tensor) -> Tensor:
         """Probability of the no-speech token, shape (rows,)."""
+        scores = scores.float()
         return (scores[:, self._no_speech] - scores.logsumexp(dim=1)).exp()
 
 
@@ -85,20 +85,17 @@ class Stepper:
         self.decoder, self.cache, self.chooser = decoder, cache, chooser
         self._runner = runner
 
-    def step(self, *, windows: int, beams: int, tokens: int, positions: int) -> tuple[Tensor, Tensor]:
-        """See `Decoder.step`: for each row, `Chooser.best` and the alignment heads' attention, shape (rows, alignment
-        heads, positions). Good until the next step.
+    def step(self, *, windows: int, beams: int) -> tuple[Tensor, Tensor]:
+        """See `Decoder.step`: for each row, `Chooser.best` and what the alignment heads asked for. Good until the next
+        step.
         """
 
         def compute() -> tuple[Tensor, ...]:
-            hidden, attention = self.decoder.step(
-                self.cache, windows=windows, beams=beams, tokens=tokens, positions=positions
-            )
-            best = self.chooser.best(self.decoder.scores(hidden.flatten(0, 1)), candidate_count(beams))
-            return best, attention.transpose(1, 2).flatten(0, 1)
+            hidden, queries = self.decoder.step(self.cache, windows=windows, beams=beams)
+            return self.chooser.best(self.decoder.scores(hidden), candidate_count(beams)), queries
 
-        best, attention = self._runner.run((windows, beams, tokens, positions), compute)
-        return best, attention
+        best, queries = self._runner.run((windows, beams), compute)
+        return best, queries
 
     def warm_up(self, beams: int) -> int:
         """Take a step of each shape there is for so many beams, so that a later one is recorded already.
@@ -107,10 +104,24 @@ class Stepper:
             how many shapes there are.
         """
         sizes = {batch_size(count, self.cache.slots) for count in range(1, self.cache.slots + 1)}
-        shapes = [(*each, text) for each in product(sorted(sizes), POSITION_BUCKETS) for text in TEXT_BUCKETS]
-        for windows, positions, tokens in shapes:
-            self.step(windows=windows, beams=beams, tokens=tokens, positions=positions)
-        return len(shapes)
+        for windows in sorted(sizes):
+            self.step(windows=windows, beams=beams)
+        return len(sizes)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the alignment heads asked for at each token of a text, from the start of transcript on.
+
+    Attributes:
+        queries: of all texts of a batch, shape (rows, tokens, alignment heads, size).
+        row: which of them it is.
+        tokens: how many there are of it.
+    """
+
+    queries: Tensor = field(repr=False)
+    row: int
+    tokens: int
 
 
 class TorchSteps:
@@ -136,7 +147,10 @@ class TorchSteps:
         self._live: list[int] = []
         self._slots: list[int] = []
         self._text_lengths: list[int] = []
-        self._begun: list[Tensor] = []
+        # Of the texts begun with: what was asked at each token, and where each starts.
+        self._begun: Tensor = None
+        self._starts: list[int] = []
+        self._lengths: list[int] = []
         # Of each step: the slot of each row that took part.
         self._history: list[dict[int, int]] = []
 
@@ -151,19 +165,16 @@ class TorchSteps:
             tokens[row, : len(text)] = text
         device, cache = self._cache.device, self._cache
         self._decoder.load(cache, self._outputs)
-        hidden, attention = self._decoder.read(
+        hidden, self._begun = self._decoder.read(
             cache,
-            torch.from_numpy(tokens).to(device),
-            positions=bucket(max(self._window_lengths), POSITION_BUCKETS),
+            to_device(tokens, device),
+            positions=max(self._window_lengths),
             beams=beam_size,
         )
-        self._begun = [
-            attention[row, :, request.start : length]
-            for row, (request, length) in enumerate(zip(requests, self._text_lengths, strict=True))
-        ]
+        self._starts = [request.start for request in requests]
+        self._lengths = self._text_lengths
         every = torch.arange(len(texts), device=device)
-        starts = torch.tensor([request.start for request in requests], device=device)
-        ends = torch.tensor(self._text_lengths, device=device) - 1
+        starts, ends = to_device(np.array([self._starts, self._lengths]) - [[0], [1]], device)
         no_speech = self._chooser.no_speech(self._decoder.scores(hidden[every, starts]))
         best = self._chooser.best(
             self._decoder.scores(hidden[every, ends]),
@@ -185,30 +196,38 @@ class TorchSteps:
         fed = np.zeros((2, windows, beams), np.int64)
         fed[0, self._slots] = tokens
         fed[1, self._slots] = np.array(self._text_lengths)[:, None]
-        cache.tokens[: windows * beams], cache.places[: windows * beams] = torch.from_numpy(
-            fed.reshape(2, -1)
-        ).to(cache.device)
+        cache.tokens[: windows * beams], cache.places[: windows * beams] = to_device(
+            fed.reshape(2, -1), cache.device
+        )
         self._text_lengths = [length + 1 for length in self._text_lengths]
-        text = bucket(max(self._text_lengths), TEXT_BUCKETS)
-        positions = bucket(max(self._window_lengths[row] for row in self._live), POSITION_BUCKETS)
-        best, attention = self._stepper.step(windows=windows, beams=beams, tokens=text, positions=positions)
-        cache.attention[step, : windows * beams, :, :positions] = attention
+        best, queries = self._stepper.step(windows=windows, beams=beams)
+        cache.queries[step, : windows * beams] = queries
         self._history.append(dict(zip(self._live, self._slots, strict=True)))
         found = _candidates(best, windows)
         return Candidates(
             found.tokens[self._slots], found.probabilities[self._slots], found.logarithms[self._slots]
         )
 
-    def attention(self, paths: Sequence[Sequence[int]]) -> list[Tensor]:
-        """See `Steps.attention`. It stays on the device, as a copy."""
-        found: list[Tensor] = []
-        for row, (begun, path) in enumerate(zip(self._begun, paths, strict=True)):
-            rows = [slots[row] * self._beams + beam for slots, beam in zip(self._history, path, strict=False)]
-            steps = torch.arange(len(rows), device=self._cache.device)
-            stepped = self._cache.attention[steps, torch.tensor(rows, dtype=torch.int64, device=steps.device)]
-            whole = torch.cat((begun, stepped.transpose(0, 1)[..., : begun.shape[-1]]), dim=1)
-            found.append(whole[..., : self._window_lengths[row]])
-        return found
+    def attention(self, paths: Sequence[Sequence[int]]) -> list[Asked]:
+        """See `Steps.attention`: what it is made of, as a copy on the device."""
+        cache, width = self._cache, self._begun.shape[1]
+        asked = torch.cat((self._begun.flatten(0, 1), cache.queries[: len(self._history)].flatten(0, 1)))
+        # Where each token's queries stand there: those of the text begun with, then one of each step.
+        places = [
+            [
+                *range(row * width + start, row * width + length),
+                *(
+                    len(paths) * width + (step * cache.rows + slots[row] * self._beams + beam)
+                    for step, (slots, beam) in enumerate(zip(self._history, path, strict=False))
+                ),
+            ]
+            for row, (start, length, path) in enumerate(zip(self._starts, self._lengths, paths, strict=True))
+        ]
+        taken = np.zeros((len(places), max(map(len, places))), np.int64)
+        for row, found in zip(taken, places, strict=True):
+            row[: len(found)] = found
+        queries = asked[to_device(taken, cache.device)]
+        return [Asked(queries, row, len(found)) for row, found in enumerate(places)]
 
     def _follow(self, parents: Sequence[Sequence[int]]) -> None:
         """Have each beam go on from its parent's text."""
@@ -239,11 +258,6 @@ class TorchSteps:
 def batch_size(rows: int, slots: int) -> int:
     """How many slots are computed for so many rows: a power of two, or all there are."""
     return min(1 << (rows - 1).bit_length(), slots)
-
-
-def bucket(wanted: int, buckets: Sequence[int]) -> int:
-    """The least of some rising sizes that holds what is wanted."""
-    return next(size for size in buckets if size >= wanted)
 
 
 def _candidates(best: Tensor, rows: int) -> Candidates:
