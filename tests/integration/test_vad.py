@@ -15,7 +15,13 @@ from faster_whisper.vad import get_vad_model
 from ray_whisper_streaming.engines import vad as vad_module
 from ray_whisper_streaming.engines.onnx.graph import Graph
 from ray_whisper_streaming.engines.onnx.voice import voice_network
-from ray_whisper_streaming.engines.vad import FRAMES_PER_CALL, VAD_FRAME_SAMPLES, SileroVad, VadState
+from ray_whisper_streaming.engines.vad import (
+    FRAMES_PER_CALL,
+    MAX_GAIN_DB,
+    VAD_FRAME_SAMPLES,
+    SileroVad,
+    VadState,
+)
 from ray_whisper_streaming.errors import AudioError, ModelNotFound
 
 FRAME = VAD_FRAME_SAMPLES
@@ -39,16 +45,56 @@ def vad() -> SileroVad:
 
 
 def test_a_fresh_stream_scores_as_faster_whisper_does(vad: SileroVad, speech: np.ndarray):
-    [probabilities] = vad.score([VadState()], [speech])
+    # One that was loud before: faint frames are amplified otherwise.
+    [probabilities] = vad.score([VadState(loudest_db=0.0)], [speech])
     reference = get_vad_model()(speech.astype(np.float32) / 32768).ravel()
     np.testing.assert_allclose(probabilities, reference, atol=1e-4)
     assert probabilities.shape == (len(speech) // FRAME,)
     assert probabilities[:25].max() < 0.1 < 0.9 < np.median(probabilities[60:-60])
 
 
+@pytest.mark.parametrize("decibels", [-40.0, -55.0])
+def test_a_faint_voice_is_found_as_a_loud_one_is(vad: SileroVad, speech: np.ndarray, decibels: float):
+    faint = np.rint(speech * 10 ** (decibels / 20)).astype(np.int16)
+    [loud_scores] = vad.score([VadState()], [speech])
+    [faint_scores] = vad.score([VadState()], [faint])
+    assert np.mean((loud_scores > 0.5) == (faint_scores > 0.5)) > 0.9
+    # It stays out of the pauses, which are rounding and no more.
+    assert faint_scores[:25].max() < 0.2
+    [unaided] = vad.score([VadState(loudest_db=1000.0)], [faint])
+    assert decibels > -50 or np.mean(unaided > 0.5) < 0.5 * np.mean(loud_scores > 0.5)
+
+
+def test_a_bang_is_forgotten(vad: SileroVad, speech: np.ndarray):
+    faint = np.rint(speech * 10 ** (-55 / 20)).astype(np.int16)
+    bang = np.zeros(900 * FRAME, np.int16)  # and 29 s of silence
+    bang[:FRAME:2] = 30_000
+    state = VadState()
+    vad.score([state], [bang])
+    [behind] = vad.score([state], [faint])
+    [alone] = vad.score([VadState()], [faint])
+    assert np.mean((behind > 0.5) == (alone > 0.5)) > 0.9
+
+
+def test_there_is_a_most_it_amplifies_by(vad: SileroVad, speech: np.ndarray):
+    faint = (speech / 32768 * 10 ** (-100 / 20)).astype(np.float32)
+    [amplified] = vad.score([VadState()], [faint])
+    louder = faint * np.float32(10 ** (MAX_GAIN_DB / 20))
+    [as_it_is] = vad.score([VadState(loudest_db=1000.0)], [louder])
+    np.testing.assert_allclose(amplified, as_it_is, atol=1e-5)
+
+
+@pytest.mark.parametrize("decibels", [-90.0, -80.0, -70.0, -60.0, -50.0])
+def test_faint_noise_is_no_voice(vad: SileroVad, decibels: float):
+    noise = np.random.default_rng(0).standard_normal(300 * FRAME) * 10 ** (decibels / 20)
+    [scores] = vad.score([VadState()], [np.rint(noise * 32768).astype(np.int16)])
+    assert scores.max() < 0.5
+
+
+@pytest.mark.parametrize("share", [1.0, 0.001])
 @pytest.mark.parametrize("frames", [1, 3, 31])
-def test_how_audio_is_cut_changes_nothing(vad: SileroVad, speech: np.ndarray, frames: int):
-    speech = speech[: 200 * FRAME]
+def test_how_audio_is_cut_changes_nothing(vad: SileroVad, speech: np.ndarray, frames: int, share: float):
+    speech = (speech[: 200 * FRAME] * share).astype(np.int16)
     [whole] = vad.score([VadState()], [speech])
     state = VadState()
     cuts = range(0, len(speech), frames * FRAME)
