@@ -233,19 +233,18 @@ def measure_encoder(report: Report, name: str, ours: Ours, clock: Clock, args: a
     batch = min(ENCODER_BATCH, max(args.batches))
     peak = peak_flop_per_s(ours, clock)
     report.add(lambda: {"tflop_per_s": peak / 1e12}, shape=name, part="matrix product")
-    variants: dict[str, Callable[..., torch.Tensor]] = {"eager": ours.encoder}
-    if args.compile:
-        variants["compiled"] = torch.compile(ours.encoder.__call__, dynamic=False)
     for seconds in args.windows:
         mels = ours.mels(batch, seconds)
         flop = SHAPES[name].encoder_flop(seconds * FRAMES_PER_S // 2)
-        for variant, encode in variants.items():
+        frames = [seconds * FRAMES_PER_S] * batch
 
-            def timed(encode: Any = encode, mels: torch.Tensor = mels, flop: float = flop) -> dict[str, Any]:
-                ms = clock.ms(lambda: encode(mels)) / batch
-                return {"ms_per_item": ms, "peak_share": flop / (ms / 1000) / peak}
+        def encode(
+            mels: torch.Tensor = mels, frames: list[int] = frames, flop: float = flop
+        ) -> dict[str, Any]:
+            ms = clock.ms(lambda: ours.encoder(mels, frames)) / batch
+            return {"ms_per_item": ms, "peak_share": flop / (ms / 1000) / peak}
 
-            report.add(timed, shape=name, part="encoder", engine=f"torch {variant}", window_s=seconds)
+        report.add(encode, shape=name, part="encoder", engine="torch", window_s=seconds)
 
         sounds = ours.encoder.spectrogram.upload([np.ones(seconds * SAMPLE_RATE, np.int16)] * batch)
         counts = torch.full((batch,), seconds * FRAMES_PER_S, device=ours.device)
@@ -257,15 +256,20 @@ def measure_encoder(report: Report, name: str, ours: Ours, clock: Clock, args: a
 
         report.add(spectrogram, shape=name, part="spectrogram", engine="torch", window_s=seconds)
 
-        # Windows that differ in length are masked, which another attention kernel computes.
-        frames = (
-            torch.linspace(mels.shape[-1] // 2, mels.shape[-1], batch, device=ours.device).long() // 2 * 2
-        )
+        # Windows that differ in length, from half of it on.
+        several = [
+            max(2, (half + row * half // batch) // 2 * 2)
+            for half in [frames[0] // 2]
+            for row in range(1, batch + 1)
+        ]
 
-        def ragged(mels: torch.Tensor = mels, frames: torch.Tensor = frames) -> dict[str, Any]:
-            return {"ms_per_item": clock.ms(lambda: ours.encoder(mels, frames)) / batch}
+        def ragged(mels: torch.Tensor = mels, several: list[int] = several) -> dict[str, Any]:
+            return {
+                "ms_per_item": clock.ms(lambda: ours.encoder(mels, several)) / batch,
+                "mean_s": sum(several) / batch / FRAMES_PER_S,
+            }
 
-        report.add(ragged, shape=name, part="encoder", engine="torch masked", window_s=seconds)
+        report.add(ragged, shape=name, part="encoder", engine="torch several lengths", window_s=seconds)
 
 
 def peak_flop_per_s(ours: Ours, clock: Clock) -> float:
@@ -532,7 +536,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 64])
     parser.add_argument("--windows", type=int, nargs="+", default=list(WINDOWS_S), help="seconds")
     parser.add_argument("--repeat", type=int, default=7)
-    parser.add_argument("--compile", action="store_true", help="the encoder by torch.compile, too")
     parser.add_argument("--words", nargs="*", default=[], help="models whose words are compared")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(arguments)

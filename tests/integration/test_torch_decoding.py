@@ -67,7 +67,8 @@ class Small:
                 CapturedSteps() if name == "cuda" else PlainSteps(),
             )
             self.outputs: list[Tensor] = [
-                self.encoder(torch.from_numpy(mel).to(device)[None])[0] for mel in small_windows()
+                self.encoder(torch.from_numpy(mel).to(device)[None], [mel.shape[1]])[0]
+                for mel in small_windows()
             ]
 
     def decode(

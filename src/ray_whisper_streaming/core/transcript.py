@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 __all__ = ["SENTENCE_ENDINGS", "Segment", "Word", "join_text", "normalise", "segment_words"]
 
@@ -32,7 +32,7 @@ class Word:
 
     def shifted(self, offset_s: float) -> Word:
         """The same word, ``offset_s`` seconds later."""
-        return replace(self, start_s=self.start_s + offset_s, end_s=self.end_s + offset_s)
+        return Word(self.text, self.start_s + offset_s, self.end_s + offset_s, self.probability)
 
 
 @dataclass(frozen=True, slots=True)

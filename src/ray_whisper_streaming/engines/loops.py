@@ -61,10 +61,11 @@ def _loop_at(tokens: Sequence[int], start: int) -> tuple[int, int]:
     """Length of the shortest piece that loops from ``start`` on and how many whole copies there are, or
     zeros.
     """
-    for length in range(1, MAX_LOOP_TOKENS + 1):
-        allowed = SHORT_REPEATS if length <= SHORT_LOOP_TOKENS else LONG_REPEATS
-        if start + length * (allowed + 1) > len(tokens):
+    longest = min(MAX_LOOP_TOKENS, (len(tokens) - start) // (LONG_REPEATS + 1))
+    for length in range(1, longest + 1):
+        if tokens[start + length] != tokens[start]:
             continue
+        allowed = SHORT_REPEATS if length <= SHORT_LOOP_TOKENS else LONG_REPEATS
         end = start + length
         while end < len(tokens) and tokens[end] == tokens[end - length]:
             end += 1

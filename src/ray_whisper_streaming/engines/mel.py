@@ -32,7 +32,7 @@ __all__ = [
     "hann_window",
     "mel_filters",
     "pad_frames",
-    "with_edges",
+    "put_with_edges",
 ]
 
 Float32 = npt.NDArray[np.float32]
@@ -164,7 +164,9 @@ class MelCache:
         # Frames [inner, end) see this window's audio only: they are the same in every window that holds them.
         inner, end = EDGE_FRAMES, (len(audio) - HALF) // HOP + 1
         if start_sample % HOP or end <= inner:
-            return _log_frames(with_edges(audio), total, self._bands)
+            whole = np.empty(len(audio) + WINDOW, np.int16)
+            put_with_edges(audio, whole)
+            return _log_frames(whole, total, self._bands)
         raw = np.empty((total, self._bands), np.float32)
         known = self._streams.get(stream_id)
         first = start_sample // HOP + inner
@@ -196,9 +198,16 @@ def pad_frames(mel: Float32, frames: int) -> Float32:
     return np.pad(mel, ((0, 0), (0, frames - mel.shape[1])))
 
 
-def with_edges(audio: Int16Samples) -> Int16Samples:
-    """A window's audio with half an analysis window in front of it and behind, which its outermost frames see."""
-    return np.concatenate((_mirrored_start(audio), _silence_behind(audio)))
+def put_with_edges(audio: Int16Samples, target: Int16Samples) -> None:
+    """Write a window's audio, and the half analysis windows in front of it and behind that its outermost frames see.
+
+    Args:
+        audio: shape (samples,).
+        target: longer by `WINDOW` or more; what is left of it becomes silence.
+    """
+    target[:HALF] = _mirrored_start(audio)
+    target[HALF : HALF + len(audio)] = audio
+    target[HALF + len(audio) :] = 0
 
 
 def mel_filters(bands: int) -> Float32:

@@ -33,6 +33,30 @@ SPECIAL_TOKENS = (
 _LANGUAGE_TOKEN = re.compile(r"<\|([a-z]{2,3})\|>")
 
 
+class _Tokenizer(Tokenizer):
+    """faster-whisper's, which splits texts into words token by token: what each of them says is kept."""
+
+    def __init__(
+        self,
+        vocabulary: tokenizers.Tokenizer,
+        *,
+        multilingual: bool,
+        task: Task,
+        language: str,
+        pieces: dict[int, str],
+    ) -> None:
+        super().__init__(vocabulary, multilingual, task=task, language=language)
+        self._pieces = pieces
+
+    def decode_with_timestamps(self, tokens: list[int]) -> str:
+        if len(tokens) != 1:
+            return super().decode_with_timestamps(tokens)
+        [token] = tokens
+        if token not in self._pieces:
+            self._pieces[token] = super().decode_with_timestamps(tokens)
+        return self._pieces[token]
+
+
 class Vocabulary:
     """A model's tokens and their names.
 
@@ -51,6 +75,7 @@ class Vocabulary:
             raise ValueError(f"{VOCABULARY}: {error}") from error
         self._multilingual = multilingual
         self._tokenizers: dict[tuple[str, Task], TextTokenizer] = {}
+        self._pieces: dict[int, str] = {}
         self._names: dict[str, int] = self._vocabulary.get_vocab(with_added_tokens=True)
         matches = map(_LANGUAGE_TOKEN.fullmatch, self._names)
         self.language_tokens = {match[1]: self._names[match[0]] for match in matches if match}
@@ -67,6 +92,12 @@ class Vocabulary:
     def tokenizer(self, language: str, task: Task) -> TextTokenizer:
         """The tokenizer for a language and task."""
         if (language, task) not in self._tokenizers:
-            made = Tokenizer(self._vocabulary, self._multilingual, task=task, language=language)
+            made = _Tokenizer(
+                self._vocabulary,
+                multilingual=self._multilingual,
+                task=task,
+                language=language,
+                pieces=self._pieces,
+            )
             self._tokenizers[language, task] = cast(TextTokenizer, made)
         return self._tokenizers[language, task]

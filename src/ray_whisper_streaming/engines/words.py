@@ -56,13 +56,10 @@ def words_of(tokenizer: TextTokenizer, tokens: Sequence[int], alignment: Alignme
     texts, groups = tokenizer.split_to_word_tokens(list(tokens))
     ends = list(accumulate(len(group) for group in groups))
     starts = [0, *ends[:-1]]
+    # Python's own numbers: one by one out of arrays they are slow.
+    starts_s, probabilities = alignment.starts_s.tolist(), alignment.probabilities.tolist()
     words = [
-        Word(
-            text,
-            float(alignment.starts_s[start]),
-            float(alignment.starts_s[end]),
-            float(alignment.probabilities[start:end].mean()),
-        )
+        Word(text, starts_s[start], starts_s[end], sum(probabilities[start:end]) / (end - start))
         for text, start, end in zip(texts, starts, ends, strict=True)
     ]
     return _drop_leading_marks(_merge_closing(_merge_opening(_shorten_after_pauses(words))))

@@ -80,6 +80,10 @@ def cheapest_paths(costs: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     Returns:
         shape (texts, rows); of no meaning behind a text's own.
     """
+    if costs.device.type == "cuda":
+        from ray_whisper_streaming.engines.torch import kernels
+
+        return kernels.cheapest_paths(costs, rows, columns)
     texts, most, width = costs.shape
     index = torch.arange(width, device=costs.device).expand(texts, width)
     walked = costs.cumsum(dim=2)

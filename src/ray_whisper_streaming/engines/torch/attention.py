@@ -1,11 +1,56 @@
-"""Attention of single tokens over what a `Cache` holds."""
+"""Attention without padding: of windows one behind the other, and of single tokens over what a `Cache` holds."""
 
 from __future__ import annotations
 
-from ray_whisper_streaming.engines.torch.layers import attend
-from ray_whisper_streaming.engines.torch.runtime import Tensor, torch
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-__all__ = ["attend_one"]
+import numpy as np
+
+from ray_whisper_streaming.engines.torch.layers import attend, joined, split
+from ray_whisper_streaming.engines.torch.runtime import Tensor, to_device, torch
+
+__all__ = ["Spans", "attend_one", "attend_within"]
+
+
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """Where windows stand that are one behind the other.
+
+    Attributes:
+        lengths: of each.
+        bounds: where each begins and, last, where the last one ends, shape (windows + 1,), on the device.
+    """
+
+    lengths: Sequence[int]
+    bounds: Tensor = field(repr=False)
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], device: Tensor) -> Spans:
+        """The spans of windows of these lengths."""
+        return cls(lengths, to_device(np.cumsum([0, *lengths]).astype(np.int32), device))
+
+
+def attend_within(queries: Tensor, keys: Tensor, values: Tensor, spans: Spans, heads: int) -> Tensor:
+    """What each position attends to within its own window.
+
+    Args:
+        queries: shape (positions of all windows, width), as keys, values and what comes back.
+        keys: what is compared.
+        values: what is attended to.
+        spans: of the windows.
+        heads: of the attention.
+    """
+    if queries.device.type == "cuda" and queries.dtype.itemsize == 2:
+        from torch.nn.attention.varlen import varlen_attn  # pyright: ignore[reportMissingImports]
+
+        longest = max(spans.lengths)
+        by_head = (part.unflatten(-1, (heads, -1)) for part in (queries, keys, values))
+        return varlen_attn(*by_head, spans.bounds, spans.bounds, longest, longest).flatten(1)
+    windows = zip(*(part.split(spans.lengths) for part in (queries, keys, values)), strict=True)
+    return torch.cat(
+        [joined(attend(*(split(part[None], heads) for part in window)))[0] for window in windows]
+    )
 
 
 def attend_one(

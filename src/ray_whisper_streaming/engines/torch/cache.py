@@ -8,11 +8,12 @@ last token is left over from others; it is masked, and overwritten before it is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from ray_whisper_streaming.engines.torch.layers import split
 from ray_whisper_streaming.engines.torch.memory import MAX_POSITIONS, MAX_STEPS, TEXT_POSITIONS, ModelShape
 from ray_whisper_streaming.engines.torch.runtime import Tensor, to_device, torch
 
@@ -58,7 +59,14 @@ class Cache:
             return [torch.zeros(count, heads, tokens, size, device=device, dtype=number_type) for _ in layers]
 
         self.own_keys, self.own_values = room(rows, TEXT_POSITIONS), room(rows, TEXT_POSITIONS)
-        self.keys, self.values = room(slots, MAX_POSITIONS), room(slots, MAX_POSITIONS)
+        # Keys and values of a position stand behind each other, as they are computed.
+        self._windows = [
+            torch.zeros(slots, MAX_POSITIONS, 2 * shape.width, device=device, dtype=number_type)
+            for _ in layers
+        ]
+        halves = [split(window, 2 * heads).split(heads, dim=1) for window in self._windows]
+        self.keys = [keys for keys, _ in halves]
+        self.values = [values for _, values in halves]
         # At least one: where nothing at all may be seen, attention gives no numbers, and they would spread.
         self.lengths = torch.ones(slots, device=device, dtype=torch.int64)
         self._columns = torch.arange(MAX_POSITIONS, device=device)
@@ -73,16 +81,21 @@ class Cache:
     @property
     def tensors(self) -> Iterator[Tensor]:
         """All of its buffers."""
-        yield from (*self.own_keys, *self.own_values, *self.keys, *self.values)
+        yield from (*self.own_keys, *self.own_values, *self._windows)
         yield from (self.lengths, self._columns, self.tokens, self.places, self.queries)
 
-    def fill(self, layer: int, keys: Tensor, values: Tensor) -> None:
-        """Put windows into the first slots, for a layer; shape (windows, heads, positions, size)."""
-        self.keys[layer][: keys.shape[0], :, : keys.shape[2]] = keys
-        self.values[layer][: keys.shape[0], :, : keys.shape[2]] = values
+    def fill(self, keys_values: Iterable[Tensor], lengths: Sequence[int]) -> None:
+        """Put windows into the first slots.
 
-    def set_lengths(self, lengths: Sequence[int]) -> None:
-        """Say how many positions the windows in the first slots have."""
+        Args:
+            keys_values: of each layer, the windows one behind the other, keys before values; shape (positions of all,
+                twice the width).
+            lengths: positions of each window.
+        """
+        places = [MAX_POSITIONS * slot + np.arange(length) for slot, length in enumerate(lengths)]
+        rows = to_device(np.concatenate(places), self.device)
+        for window, computed in zip(self._windows, keys_values, strict=True):
+            window.flatten(0, 1).index_copy_(0, rows, computed)
         self.lengths[: len(lengths)] = to_device(np.array(lengths), self.device)
 
     def window(self, slots: int, positions: int) -> Window:
@@ -96,7 +109,9 @@ class Cache:
     def follow(self, sources: Sequence[int], targets: Sequence[int], tokens: int) -> None:
         """Copy the first ``tokens`` of some rows to others, as if all at once."""
         if sources:
-            self._copy((*self.own_keys, *self.own_values), sources, targets, tokens)
+            taken, given = to_device(np.array([sources, targets]), self.device)
+            for part in (*self.own_keys, *self.own_values):
+                part[given, :, :tokens] = part[taken, :, :tokens]
 
     def move(self, sources: Sequence[int], targets: Sequence[int], *, beams: int, tokens: int) -> None:
         """Copy the windows of some slots, and the first ``tokens`` of their rows, to other slots."""
@@ -107,13 +122,6 @@ class Cache:
             [slot * beams + beam for slot in targets for beam in range(beams)],
             tokens,
         )
-        self._copy((*self.keys, *self.values), sources, targets, MAX_POSITIONS)
         taken, given = to_device(np.array([sources, targets]), self.device)
-        self.lengths[given] = self.lengths[taken]
-
-    def _copy(
-        self, parts: Sequence[Tensor], sources: Sequence[int], targets: Sequence[int], width: int
-    ) -> None:
-        taken, given = to_device(np.array([sources, targets]), self.device)
-        for part in parts:
-            part[given, :, :width] = part[taken, :, :width]
+        for part in (*self._windows, self.lengths):
+            part[given] = part[taken]

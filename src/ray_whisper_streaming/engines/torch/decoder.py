@@ -76,11 +76,11 @@ class Decoder:
 
     def load(self, cache: Cache, outputs: Sequence[Tensor]) -> None:
         """Put what the encoder made of some windows into the first slots; shape (positions, width) each."""
-        side_by_side = torch.nn.utils.rnn.pad_sequence(list(outputs), batch_first=True)
-        for number, layer in enumerate(self._layers):
-            keys, values = layer.window_keys_values(side_by_side).chunk(2, dim=-1)
-            cache.fill(number, split(keys, self._heads), split(values, self._heads))
-        cache.set_lengths([len(output) for output in outputs])
+        together = torch.cat(list(outputs))
+        cache.fill(
+            (layer.window_keys_values(together) for layer in self._layers),
+            [len(output) for output in outputs],
+        )
 
     def read(self, cache: Cache, tokens: Tensor, *, positions: int, beams: int) -> tuple[Tensor, Tensor]:
         """Texts from their beginning, one per window in the first slots; kept in the first row of each.
@@ -96,7 +96,7 @@ class Decoder:
             tokens, alignment heads, size).
         """
         windows, count = tokens.shape
-        rows = torch.arange(windows, device=tokens.device) * beams
+        rows = slice(0, windows * beams, beams)
         seen = cache.window(windows, positions)
 
         def own(layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:

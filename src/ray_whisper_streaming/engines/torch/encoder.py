@@ -1,4 +1,4 @@
-"""Whisper's encoder, for windows of any lengths side by side."""
+"""Whisper's encoder, for windows of any lengths one behind the other."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from ray_whisper_streaming.engines.backend import FRAMES_PER_POSITION, Source
+from ray_whisper_streaming.engines.torch.attention import Spans, attend_within
 from ray_whisper_streaming.engines.torch.layers import (
     FeedForward,
     Linear,
     Norm,
     Parameters,
     added_and_normalised,
-    attend,
-    joined,
-    split,
 )
-from ray_whisper_streaming.engines.torch.runtime import Tensor, functional, to_device, torch
+from ray_whisper_streaming.engines.torch.memory import WINDOW_POSITIONS
+from ray_whisper_streaming.engines.torch.runtime import Tensor, functional, to_device
 from ray_whisper_streaming.engines.torch.spectrogram import Spectrogram
 
 __all__ = ["Encoder"]
@@ -35,16 +34,16 @@ class _Layer:
 class Encoder:
     """Encodes windows; what comes out for one does not depend on its neighbours, but for rounding.
 
-    Windows of one length need no mask, which lets the quickest attention be used; those of a batch are sorted by
-    length, so that little is padded.
+    From the convolutions on, the windows of a batch stand one behind the other, without padding: shorter ones cost
+    less. For the convolutions they are sorted by length, so that little is padded there.
 
     Args:
         parameters: of the model.
-        batch: windows computed at once.
+        batch: windows of full length computed at once; of shorter ones, so many more.
     """
 
     def __init__(self, parameters: Parameters, *, batch: int) -> None:
-        self._batch = batch
+        self._frames_at_once = batch * WINDOW_POSITIONS * FRAMES_PER_POSITION
         self._device = parameters.device
         self._heads = parameters.weights.encoder_heads
         self.spectrogram = Spectrogram(
@@ -69,26 +68,29 @@ class Encoder:
         order = sorted(range(len(sources)), key=lambda row: padded_frames[row])
         sounds = self.spectrogram.upload([sources[row].audio for row in order])
         audible = to_device(np.array([sources[row].frames for row in order]), self._device)
-        padded = to_device(np.array([padded_frames[row] for row in order]), self._device)
         found: dict[int, Tensor] = {}
-        for first in range(0, len(order), self._batch):
-            piece = slice(first, first + self._batch)
-            lengths = [padded_frames[row] for row in order[piece]]
-            mels = self.spectrogram(sounds[piece], audible[piece], lengths[-1])
-            output = self(mels, padded[piece] if lengths[0] != lengths[-1] else None)
-            for place, row in enumerate(order[piece]):
-                found[row] = output[place, : lengths[place] // FRAMES_PER_POSITION]
+        first = 0
+        while first < len(order):
+            last = first + 1
+            while (
+                last < len(order) and (last + 1 - first) * padded_frames[order[last]] <= self._frames_at_once
+            ):
+                last += 1
+            rows = order[first:last]
+            mels = self.spectrogram(sounds[first:last], audible[first:last], padded_frames[rows[-1]])
+            found |= zip(rows, self(mels, [padded_frames[row] for row in rows]), strict=True)
+            first = last
         return [found[row] for row in range(len(sources))]
 
-    def __call__(self, mels: Tensor, frames: Tensor | None = None) -> Tensor:
+    def __call__(self, mels: Tensor, frames: Sequence[int]) -> Sequence[Tensor]:
         """One pass.
 
         Args:
             mels: shape (windows, bands, frames), zeros behind the shorter ones.
-            frames: of each window, where they differ.
+            frames: of each window, even.
 
         Returns:
-            shape (windows, positions, width); of no meaning behind a window's end.
+            of each window, shape (positions, width).
         """
         first, second = self._convolutions
         hidden = functional.gelu(functional.conv1d(mels, first.weight, first.bias, padding=1))
@@ -96,22 +98,25 @@ class Encoder:
         hidden = functional.gelu(
             functional.conv1d(hidden, second.weight, second.bias, stride=FRAMES_PER_POSITION, padding=1)
         )
-        # A layout that stays otherwise, in every sum to come, and costs a fifth of the time.
+        # As it is wanted from here on: a transposed view would stay one through all sums to come, and slow them down.
         hidden = hidden.transpose(1, 2).contiguous()
-        hidden = hidden + self._positions[: hidden.shape[1]]
-        mask = None
-        if frames is not None:
-            inside = (
-                torch.arange(hidden.shape[1], device=hidden.device) < frames[:, None] // FRAMES_PER_POSITION
-            )
-            mask = inside[:, None, None]
+        lengths = [count // FRAMES_PER_POSITION for count in frames]
+        hidden = _packed(hidden + self._positions[: hidden.shape[1]], lengths)
+        spans = Spans.of(lengths, hidden.device)
         change = None
         for layer in self._layers:
             hidden, normalised = added_and_normalised(hidden, change, layer.norm)
-            queries, keys, values = (
-                split(part, self._heads) for part in layer.queries_keys_values(normalised).chunk(3, dim=-1)
-            )
-            change = layer.out(joined(attend(queries, keys, values, mask)))
+            queries, keys, values = layer.queries_keys_values(normalised).chunk(3, dim=-1)
+            change = layer.out(attend_within(queries, keys, values, spans, self._heads))
             hidden, normalised = added_and_normalised(hidden, change, layer.feed_forward.norm)
             change = layer.feed_forward(normalised)
-        return added_and_normalised(hidden, change, self._norm)[1]
+        return added_and_normalised(hidden, change, self._norm)[1].split(lengths)
+
+
+def _packed(hidden: Tensor, lengths: Sequence[int]) -> Tensor:
+    """Windows one behind the other: shape (windows, positions, width) to (positions of all, width)."""
+    width = hidden.shape[1]
+    if all(length == width for length in lengths):
+        return hidden.flatten(0, 1)
+    places = [np.arange(row * width, row * width + length) for row, length in enumerate(lengths)]
+    return hidden.flatten(0, 1)[to_device(np.concatenate(places), hidden.device)]

@@ -7,12 +7,17 @@ between steps must stand in buffers that stay.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Hashable
 from typing import Any, Protocol
 
 from ray_whisper_streaming.engines.torch.runtime import Tensor, torch
 
 __all__ = ["CapturedSteps", "PlainSteps", "StepRunner"]
+
+
+_recording = threading.Lock()
+"""CUDA records one graph of a process at a time."""
 
 
 class StepRunner(Protocol):
@@ -46,17 +51,21 @@ class CapturedSteps:
     def run(self, shape: Hashable, step: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         """See `StepRunner.run`."""
         if shape not in self._graphs:
-            # Libraries set themselves up in a first run, which must not be recorded.
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                step()
-            torch.cuda.current_stream().wait_stream(stream)
-            graph = torch.cuda.CUDAGraph()
-            # Other threads may use the GPU meanwhile.
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-                outputs = step()
-            self._graphs[shape] = graph, outputs
+            with _recording:
+                self._graphs[shape] = self._recorded(step)
         graph, outputs = self._graphs[shape]
         graph.replay()
         return outputs
+
+    def _recorded(self, step: Callable[[], tuple[Tensor, ...]]) -> tuple[Any, tuple[Tensor, ...]]:
+        # Libraries set themselves up in a first run, which must not be recorded.
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            step()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        # Other threads may use the GPU meanwhile.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            outputs = step()
+        return graph, outputs

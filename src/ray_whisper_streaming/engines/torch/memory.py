@@ -17,6 +17,7 @@ __all__ = [
     "MAX_POSITIONS",
     "MAX_STEPS",
     "TEXT_POSITIONS",
+    "WINDOW_POSITIONS",
     "MemoryPlan",
     "ModelShape",
     "plan_memory",

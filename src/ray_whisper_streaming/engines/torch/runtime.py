@@ -31,6 +31,5 @@ def on_cpu(tensor: Tensor) -> Any:
 
 
 def to_device(numbers: npt.NDArray[Any], device: Tensor) -> Tensor:
-    """An array as a tensor on a device. On a GPU the copy is queued like all other work, and not waited for."""
-    tensor = torch.from_numpy(np.ascontiguousarray(numbers))
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+    """A small array as a tensor on a device. On a GPU the copy is queued like all other work, and not waited for."""
+    return torch.from_numpy(np.ascontiguousarray(numbers)).to(device, non_blocking=True)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from ray_whisper_streaming.core.jobs import Int16Samples
 from ray_whisper_streaming.engines.mel import (
     DYNAMIC_RANGE,
@@ -14,9 +12,9 @@ from ray_whisper_streaming.engines.mel import (
     WINDOW,
     hann_window,
     mel_filters,
-    with_edges,
+    put_with_edges,
 )
-from ray_whisper_streaming.engines.torch.runtime import Tensor, functional, to_device, torch
+from ray_whisper_streaming.engines.torch.runtime import Tensor, functional, torch
 
 __all__ = ["Spectrogram"]
 
@@ -39,11 +37,14 @@ class Spectrogram:
 
     def upload(self, audios: Sequence[Int16Samples]) -> Tensor:
         """Audio with the edges that its first and last frames see, side by side on the device: one copy for a batch."""
-        sounds = [with_edges(audio) for audio in audios]
-        side_by_side = np.zeros((len(sounds), max(map(len, sounds))), np.int16)
-        for row, sound in zip(side_by_side, sounds, strict=True):
-            row[: len(sound)] = sound
-        return to_device(side_by_side, self._device)
+        on_gpu = self._device.type == "cuda"
+        # Memory that a GPU reads by itself, so that the copy needs no waiting for. PyTorch keeps it for the next one.
+        side_by_side = torch.empty(
+            (len(audios), max(map(len, audios)) + WINDOW), dtype=torch.int16, pin_memory=on_gpu
+        )
+        for row, audio in zip(side_by_side.numpy(), audios, strict=True):
+            put_with_edges(audio, row)
+        return side_by_side.to(self._device, non_blocking=True)
 
     def __call__(self, sounds: Tensor, frames: Tensor, padded_frames: int) -> Tensor:
         """Spectrograms of some rows of `upload`.

@@ -52,7 +52,7 @@ class Chooser:
             tokens, their probabilities among all words, and the logarithms of those among what may be chosen; shape
             (3, rows, count), float32, which holds a token's number exactly: one array is one copy to the CPU.
         """
-        forbidden = self._forbidden if blanks else self._with_blanks
+        forbidden = self.forbidden(blanks=blanks)
         if count == 1 and scores.device.type == "cuda":
             from ray_whisper_streaming.engines.torch.kernels import choose
 
@@ -64,6 +64,10 @@ class Chooser:
         return torch.stack(
             (tokens.float(), (found - words).exp(), found - free.logsumexp(dim=1, keepdim=True))
         )
+
+    def forbidden(self, *, blanks: bool) -> Tensor:
+        """True where a token may not be chosen, shape (vocabulary,)."""
+        return self._forbidden if blanks else self._with_blanks
 
     def no_speech(self, scores: Tensor) -> Tensor:
         """Probability of the no-speech token, shape (rows,)."""
