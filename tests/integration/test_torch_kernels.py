@@ -111,7 +111,9 @@ def test_cheapest_paths():
 @pytest.mark.parametrize("lengths", [[1], [64, 5, 130]])
 def test_attention_within_windows(lengths: list[int]):
     parts = numbers(sum(lengths), 3 * HEADS * SIZE)
-    wanted = attend_within(*parts.float().chunk(3, dim=1), Spans.of(lengths, parts.device), HEADS)
-    there = parts.to(DEVICE)
-    found = attend_within(*there.chunk(3, dim=1), Spans.of(lengths, there.device), HEADS)
-    close(found, wanted)
+
+    def attended(parts: Tensor) -> Tensor:
+        queries, keys, values = parts.chunk(3, dim=1)
+        return attend_within(queries, keys, values, Spans.of(lengths, parts.device), HEADS)
+
+    close(attended(parts.to(DEVICE)), attended(parts.float()))

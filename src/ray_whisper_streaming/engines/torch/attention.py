@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ray_whisper_streaming.engines.torch.layers import attend, joined, split
-from ray_whisper_streaming.engines.torch.runtime import Tensor, to_device, torch
+from ray_whisper_streaming.engines.torch.runtime import Tensor, packed_attention, to_device, torch
 
 __all__ = ["Spans", "attend_one", "attend_within"]
 
@@ -42,11 +42,8 @@ def attend_within(queries: Tensor, keys: Tensor, values: Tensor, spans: Spans, h
         heads: of the attention.
     """
     if queries.device.type == "cuda" and queries.dtype.itemsize == 2:
-        from torch.nn.attention.varlen import varlen_attn  # pyright: ignore[reportMissingImports]
-
-        longest = max(spans.lengths)
-        by_head = (part.unflatten(-1, (heads, -1)) for part in (queries, keys, values))
-        return varlen_attn(*by_head, spans.bounds, spans.bounds, longest, longest).flatten(1)
+        by_head = [part.unflatten(-1, (heads, -1)) for part in (queries, keys, values)]
+        return packed_attention(*by_head, spans.bounds, max(spans.lengths)).flatten(1)
     windows = zip(*(part.split(spans.lengths) for part in (queries, keys, values)), strict=True)
     return torch.cat(
         [joined(attend(*(split(part[None], heads) for part in window)))[0] for window in windows]

@@ -92,8 +92,8 @@ class Cache:
                 twice the width).
             lengths: positions of each window.
         """
-        places = [MAX_POSITIONS * slot + np.arange(length) for slot, length in enumerate(lengths)]
-        rows = to_device(np.concatenate(places), self.device)
+        filled = np.arange(MAX_POSITIONS) < np.array(lengths)[:, None]
+        rows = to_device(np.flatnonzero(filled), self.device)
         for window, computed in zip(self._windows, keys_values, strict=True):
             window.flatten(0, 1).index_copy_(0, rows, computed)
         self.lengths[: len(lengths)] = to_device(np.array(lengths), self.device)

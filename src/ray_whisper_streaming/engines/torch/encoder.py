@@ -118,5 +118,5 @@ def _packed(hidden: Tensor, lengths: Sequence[int]) -> Tensor:
     width = hidden.shape[1]
     if all(length == width for length in lengths):
         return hidden.flatten(0, 1)
-    places = [np.arange(row * width, row * width + length) for row, length in enumerate(lengths)]
-    return hidden.flatten(0, 1)[to_device(np.concatenate(places), hidden.device)]
+    kept = np.arange(width) < np.array(lengths)[:, None]
+    return hidden.flatten(0, 1)[to_device(np.flatnonzero(kept), hidden.device)]

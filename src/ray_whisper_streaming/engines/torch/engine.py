@@ -37,8 +37,6 @@ FREE_SHARE = 0.9
 class TorchEngine(WindowEngine[EncodedWindows]):
     """Decodes batches of windows of different streams with PyTorch. Satisfies `engines.base.Engine`.
 
-    Not measured on a GPU yet.
-
     Args:
         model: name, path or hub id; see `resolve_model`.
         device: ``"cpu"``, ``"cuda"``, or ``"auto"``: a GPU if there is one.

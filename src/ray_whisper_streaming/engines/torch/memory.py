@@ -1,7 +1,7 @@
 """How much memory a model takes, and what batch fits a limit. Pure: no PyTorch.
 
 The buffers that stay (weights, `engines.torch.cache`) are counted to the byte; what is needed for a moment is estimated
-from above. Not yet compared with a GPU.
+from above. (docs/decisions/2026-11-27-torch-engine.md has what was planned beside what was taken on a GPU.)
 """
 
 from __future__ import annotations

@@ -5,13 +5,14 @@ The package is an extra: type checkers need not find it, so everything of it cou
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch as _torch  # pyright: ignore[reportMissingImports]
 
-__all__ = ["Tensor", "functional", "has_gpu", "on_cpu", "to_device", "torch"]
+__all__ = ["Tensor", "functional", "has_gpu", "on_cpu", "packed_attention", "to_device", "torch"]
 
 torch: Any = _torch
 functional: Any = torch.nn.functional
@@ -33,3 +34,18 @@ def on_cpu(tensor: Tensor) -> Any:
 def to_device(numbers: npt.NDArray[Any], device: Tensor) -> Tensor:
     """A small array as a tensor on a device. On a GPU the copy is queued like all other work, and not waited for."""
     return torch.from_numpy(np.ascontiguousarray(numbers)).to(device, non_blocking=True)
+
+
+def packed_attention(queries: Tensor, keys: Tensor, values: Tensor, bounds: Tensor, longest: int) -> Tensor:
+    """Attention within sequences one behind the other, for GPUs and numbers of 16 bits.
+
+    Args:
+        queries: shape (positions of all, heads, size), as keys, values and what comes back.
+        keys: what is compared.
+        values: what is attended to.
+        bounds: where each sequence begins and, last, where the last one ends, int32.
+        longest: positions of the longest.
+    """
+    # Not where PyTorch is loaded: its own module asks for parts that are not in every build.
+    varlen: Any = import_module("torch.nn.attention.varlen")
+    return varlen.varlen_attn(queries, keys, values, bounds, bounds, longest, longest)
