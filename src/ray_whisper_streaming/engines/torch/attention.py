@@ -42,8 +42,8 @@ def attend_within(queries: Tensor, keys: Tensor, values: Tensor, spans: Spans, h
         heads: of the attention.
     """
     if queries.device.type == "cuda" and queries.dtype.itemsize == 2:
-        by_head = [part.unflatten(-1, (heads, -1)) for part in (queries, keys, values)]
-        return packed_attention(*by_head, spans.bounds, max(spans.lengths)).flatten(1)
+        queries, keys, values = (part.unflatten(-1, (heads, -1)) for part in (queries, keys, values))
+        return packed_attention(queries, keys, values, spans.bounds, max(spans.lengths)).flatten(1)
     windows = zip(*(part.split(spans.lengths) for part in (queries, keys, values)), strict=True)
     return torch.cat(
         [joined(attend(*(split(part[None], heads) for part in window)))[0] for window in windows]

@@ -115,7 +115,7 @@ class Encoder:
 
 def _packed(hidden: Tensor, lengths: Sequence[int]) -> Tensor:
     """Windows one behind the other: shape (windows, positions, width) to (positions of all, width)."""
-    width = hidden.shape[1]
+    width: int = hidden.shape[1]
     if all(length == width for length in lengths):
         return hidden.flatten(0, 1)
     kept = np.arange(width) < np.array(lengths)[:, None]
