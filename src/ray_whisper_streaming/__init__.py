@@ -40,7 +40,7 @@ from ray_whisper_streaming.errors import (
     Unreachable,
     WorkerDied,
 )
-from ray_whisper_streaming.pool.base import PoolStats, Recognizer
+from ray_whisper_streaming.pool.base import PoolStats, Recognizer, WorkerStats
 
 __version__ = "0.1.0"
 
@@ -84,6 +84,7 @@ __all__ = [
     "Unreachable",
     "Word",
     "WorkerDied",
+    "WorkerStats",
     "__version__",
     "make_recognizer",
 ]

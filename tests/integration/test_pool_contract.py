@@ -280,7 +280,9 @@ def test_stats_count_what_happened(own):
     assert (stats.workers, stats.jobs_done, stats.jobs_failed) == (1, 2, 1)
     assert (stats.queued, stats.in_flight, stats.audio_s) == (0, 0, 2.0)
     assert stats.batch_size_mean * stats.batches == 3
-    assert sum(stats.workers_by_id.values()) == 2
+    [worker] = stats.workers_by_id.values()
+    assert (worker.jobs_done, worker.audio_s) == (2, 2.0)
+    assert worker.inference_s == pytest.approx(stats.inference_s * stats.batches)
 
 
 def test_two_workers_work_at_once(own):

@@ -325,7 +325,8 @@ async def test_health_readiness_and_metrics(here: Served) -> None:
     assert values['ray_whisper_audio_seconds_total{model="tiny.en",protocol="native"}'] == "7.0"
     assert float(values['ray_whisper_pool_jobs_done_total{model="tiny.en"}']) >= 1
     assert values['ray_whisper_pool_workers{model="tiny.en"}'] == "1.0"
-    assert float(values['ray_whisper_worker_jobs_done_total{model="tiny.en",worker="worker-0"}']) >= 1
+    for figure in ("jobs_done", "batches", "inference_seconds", "audio_decoded_seconds"):
+        assert float(values[f'ray_whisper_worker_{figure}_total{{model="tiny.en",worker="worker-0"}}']) > 0
     assert not any(word in text for word in ("quick", "brown"))
 
 

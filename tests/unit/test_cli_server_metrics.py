@@ -10,7 +10,7 @@ import threading
 import pytest
 from rich.console import Console
 
-from ray_whisper_streaming import ConfigurationError, PoolStats
+from ray_whisper_streaming import ConfigurationError, PoolStats, WorkerStats
 from ray_whisper_streaming.cli.server_metrics import Reading, Span, percentile_s
 from ray_whisper_streaming.cli.top import fetch, metrics_url, view
 from ray_whisper_streaming.errors import ProtocolError, Unreachable
@@ -32,7 +32,10 @@ LATER = PoolStats(
     queue_wait_s=0.3,
     inference_s=0.3,
     audio_s=200.0,
-    workers_by_id={"gpu-0": 30, "gpu-1": 20},
+    workers_by_id={
+        "gpu-0": WorkerStats(jobs_done=30, batches=12, inference_s=3.0, audio_s=75.0),
+        "gpu-1": WorkerStats(jobs_done=20, batches=8, inference_s=1.0, audio_s=50.0),
+    },
 )
 
 
@@ -103,7 +106,7 @@ def test_the_view_shows_them(span: Span) -> None:
         "queue wait - 350 ms",
         "lag (one in ten exceeds) 6.0 s 1.5 s",
         "real-time factor - 0.040",
-        "gpu-0 tiny.en 30 7.5",
+        "gpu-0 tiny.en 30 7.5 2.5 75 % 0.040",
         "overloaded 2 0.5",
         "tiny.en 2 0.5",
     ):

@@ -16,7 +16,7 @@ AsyncLiveStream AsyncPool AudioError Committed ConfigurationError EndpointingOpt
 Event Final Flushed InvalidState JobFailed LanguageDetected LiveStream ModelNotFound NotReady Overloaded Partial
 Pool PoolError PoolStats ProtocolError RayWhisperError Recognizer Refused Segment SpeechEnded SpeechStarted
 StartupTimeout StreamClosed StreamFailed StreamOptions TranscriptionError TrimmingOptions Unauthorized Unreachable Word
-WorkerDied __version__ make_recognizer
+WorkerDied WorkerStats __version__ make_recognizer
 """.split()  # noqa: SIM905 - a list of forty strings is no easier to read
 )
 

@@ -15,6 +15,7 @@ from ray_whisper_streaming.core.scheduling import (
     QueuedJob,
     Scheduler,
     SchedulerConfig,
+    WorkerStats,
 )
 from ray_whisper_streaming.errors import ConfigurationError, Overloaded, WorkerDied
 
@@ -273,7 +274,7 @@ def test_stats_and_waits():
     assert (stats.queued, stats.in_flight, stats.jobs_done, stats.jobs_failed) == (1, 0, 1, 1)
     assert (stats.batches, stats.batched_jobs, stats.queue_wait_sum_s) == (1, 2, 1.0)
     assert (stats.inference_sum_s, stats.audio_s) == (0.25, 5.0)
-    assert stats.done_by_worker == {"w": 1}
+    assert stats.workers_by_id == {"w": WorkerStats(jobs_done=1, batches=1, inference_s=0.25, audio_s=5.0)}
 
 
 @pytest.mark.parametrize(

@@ -153,24 +153,35 @@ def _models_table(span: Span) -> Table:
 
 
 def _workers_table(span: Span) -> Table:
-    table = _table("worker", "model", "jobs", "jobs/s")
+    table = _table("worker", "model", "jobs", "jobs/s", "batch", "busy", "RTF")
     counter = "worker_jobs_done_total"
     found = [
-        (worker, model)
+        {"worker": worker, "model": model}
         for model in span.last.values_of("model", counter)
         for worker in span.last.by_label("worker", counter, model=model)
     ]
-    jobs = [span.last.value(counter, worker=worker, model=model) for worker, model in found]
-    rates = [span.rate(counter, worker=worker, model=model) for worker, model in found]
-    for (worker, model), done, rate in list(zip(found, jobs, rates, strict=True))[:MAX_WORKERS]:
-        table.add_row(worker, model, f"{done:.0f}", _number(rate, 1))
+    jobs = [span.last.value(counter, **one) for one in found]
+    rates = [span.rate(counter, **one) for one in found]
+    for one, done, rate in list(zip(found, jobs, rates, strict=True))[:MAX_WORKERS]:
+        batch = span.ratio(counter, "worker_batches_total", **one)
+        inference = "worker_inference_seconds_total"
+        factor = span.ratio(inference, "worker_audio_decoded_seconds_total", **one)
+        table.add_row(
+            one["worker"],
+            one["model"],
+            f"{done:.0f}",
+            _number(rate, 1),
+            _number(batch, 1),
+            f"{100 * min(1.0, span.rate(inference, **one)):.0f} %",
+            _number(factor, 3),
+        )
     rest = len(found) - MAX_WORKERS
     if rest > 0:
         table.add_row(
             f"{rest} more", "", f"{sum(jobs[MAX_WORKERS:]):.0f}", _number(sum(rates[MAX_WORKERS:]), 1)
         )
     if not found:
-        table.add_row("none has done a job yet", "", "", "")
+        table.add_row("none has done a job yet")
     return table
 
 

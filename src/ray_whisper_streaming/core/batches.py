@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ray_whisper_streaming.core.jobs import BatchKey, Job
 from ray_whisper_streaming.errors import ConfigurationError
 
-__all__ = ["Batch", "QueuedJob", "SchedulerConfig", "SchedulerStats"]
+__all__ = ["Batch", "QueuedJob", "SchedulerConfig", "SchedulerStats", "WorkerStats"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +101,23 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerStats:
+    """What one worker did.
+
+    Attributes:
+        jobs_done: jobs it answered with a result.
+        batches: engine calls that gave one.
+        inference_s: seconds they took.
+        audio_s: seconds of audio it decoded.
+    """
+
+    jobs_done: int = 0
+    batches: int = 0
+    inference_s: float = 0.0
+    audio_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerStats:
     """Counts since the start; sums in seconds. See `PoolStats` for the meaning of each."""
 
@@ -114,4 +131,4 @@ class SchedulerStats:
     queue_wait_sum_s: float
     inference_sum_s: float
     audio_s: float
-    done_by_worker: Mapping[str, int]
+    workers_by_id: Mapping[str, WorkerStats]

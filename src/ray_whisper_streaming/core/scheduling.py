@@ -25,11 +25,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
-from ray_whisper_streaming.core.batches import Batch, QueuedJob, SchedulerConfig, SchedulerStats
+from ray_whisper_streaming.core.batches import Batch, QueuedJob, SchedulerConfig, SchedulerStats, WorkerStats
 from ray_whisper_streaming.core.jobs import BatchKey, Failure
 from ray_whisper_streaming.errors import Overloaded, WorkerDied
 
-__all__ = ["Batch", "QueuedJob", "Scheduler", "SchedulerConfig", "SchedulerStats"]
+__all__ = ["Batch", "QueuedJob", "Scheduler", "SchedulerConfig", "SchedulerStats", "WorkerStats"]
 
 FRAMES_PER_S = 100
 """Mel frames per second of window: Whisper's hop is 10 ms. A batch costs about its frames."""
@@ -82,7 +82,7 @@ class _Counts:
     queue_wait_sum_s: float = 0.0
     inference_sum_s: float = 0.0
     audio_s: float = 0.0
-    done_by_worker: dict[str, int] = field(default_factory=dict[str, int])
+    workers_by_id: dict[str, WorkerStats] = field(default_factory=dict[str, WorkerStats])
 
 
 @dataclass(slots=True)
@@ -220,12 +220,18 @@ class Scheduler:
             if decoded:
                 self._counts.jobs_done += 1
                 self._counts.audio_s += entry.job.audio_s
-                by_worker = self._counts.done_by_worker
-                by_worker[worker_id] = by_worker.get(worker_id, 0) + 1
             else:
                 self._counts.jobs_failed += 1
-        if any(outcomes[entry.job.job_id] for entry in ended):
+        answered = [entry for entry in ended if outcomes[entry.job.job_id]]
+        if answered:
             self._counts.inference_sum_s += inference_s
+            before = self._counts.workers_by_id.get(worker_id, WorkerStats())
+            self._counts.workers_by_id[worker_id] = WorkerStats(
+                jobs_done=before.jobs_done + len(answered),
+                batches=before.batches + 1,
+                inference_s=before.inference_s + inference_s,
+                audio_s=before.audio_s + sum(entry.job.audio_s for entry in answered),
+            )
             self._speed.add(sum(map(_frames, ended)), len(ended), inference_s)
         return [entry.job.job_id for entry in ended]
 
@@ -265,7 +271,7 @@ class Scheduler:
             queue_wait_sum_s=counts.queue_wait_sum_s,
             inference_sum_s=counts.inference_sum_s,
             audio_s=counts.audio_s,
-            done_by_worker=dict(counts.done_by_worker),
+            workers_by_id=dict(counts.workers_by_id),
         )
 
     # Choosing

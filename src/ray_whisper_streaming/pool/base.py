@@ -7,9 +7,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
+from ray_whisper_streaming.core.batches import WorkerStats
 from ray_whisper_streaming.core.jobs import Job, Result
 
-__all__ = ["PoolStats", "Recognizer"]
+__all__ = ["PoolStats", "Recognizer", "WorkerStats"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +29,7 @@ class PoolStats:
         queue_wait_s: mean seconds a job waited.
         inference_s: mean seconds of an engine call.
         audio_s: seconds of audio decoded (a second decoded twice counts twice).
-        workers_by_id: jobs done by each worker.
+        workers_by_id: what each worker did.
     """
 
     workers: int = 0
@@ -42,7 +43,7 @@ class PoolStats:
     queue_wait_s: float = 0.0
     inference_s: float = 0.0
     audio_s: float = 0.0
-    workers_by_id: Mapping[str, int] = field(default_factory=dict[str, int])
+    workers_by_id: Mapping[str, WorkerStats] = field(default_factory=dict[str, WorkerStats])
 
 
 @runtime_checkable

@@ -80,5 +80,5 @@ def pool_stats(stats: SchedulerStats, workers: int) -> PoolStats:
         queue_wait_s=stats.queue_wait_sum_s / max(1, stats.batched_jobs),
         inference_s=stats.inference_sum_s / max(1, stats.batches),
         audio_s=stats.audio_s,
-        workers_by_id=stats.done_by_worker,
+        workers_by_id=stats.workers_by_id,
     )

@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 
 from ray_whisper_streaming.api import AsyncLiveStream
 from ray_whisper_streaming.core.events import Committed, Event, Final, JobFailed, Partial, StreamFailed
-from ray_whisper_streaming.pool.base import PoolStats
+from ray_whisper_streaming.pool.base import PoolStats, WorkerStats
 from ray_whisper_streaming.server.load import Load
 from ray_whisper_streaming.server.refusal import Refusal
 from ray_whisper_streaming.server.session import Session
@@ -151,6 +151,14 @@ POOL_COUNTERS: tuple[tuple[str, str, Measure], ...] = (
 )
 
 
+WORKER_COUNTERS: tuple[tuple[str, str, Callable[[WorkerStats], float]], ...] = (
+    ("jobs_done", "Jobs done by each worker", lambda counts: counts.jobs_done),
+    ("batches", "Engine calls of each worker", lambda counts: counts.batches),
+    ("inference_seconds", "Engine calls of each worker, in seconds", lambda counts: counts.inference_s),
+    ("audio_decoded_seconds", "Audio decoded by each worker, in seconds", lambda counts: counts.audio_s),
+)
+
+
 def _labels(session: Session) -> tuple[str, str]:
     return session.protocol, session.model
 
@@ -166,13 +174,12 @@ class _PoolCollector(Collector):
             yield self._family(GaugeMetricFamily(f"{PREFIX}_pool_{name}", text, labels=["model"]), measure)
         for name, text, measure in POOL_COUNTERS:
             yield self._family(CounterMetricFamily(f"{PREFIX}_pool_{name}", text, labels=["model"]), measure)
-        workers = CounterMetricFamily(
-            f"{PREFIX}_worker_jobs_done", "Jobs done by each worker", labels=["model", "worker"]
-        )
-        for model, stats in self.stats.items():
-            for worker, done in stats.workers_by_id.items():
-                workers.add_metric([model, worker], done)
-        yield workers
+        for name, text, of_worker in WORKER_COUNTERS:
+            workers = CounterMetricFamily(f"{PREFIX}_worker_{name}", text, labels=["model", "worker"])
+            for model, stats in self.stats.items():
+                for worker, counts in stats.workers_by_id.items():
+                    workers.add_metric([model, worker], of_worker(counts))
+            yield workers
 
     def _family(self, family: GaugeMetricFamily | CounterMetricFamily, measure: Measure) -> Metric:
         for model, stats in self.stats.items():
