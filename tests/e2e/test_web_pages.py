@@ -75,6 +75,8 @@ async def test_the_microphone_is_captioned(server: Served, tmp_path: Path) -> No
         assert "old town" in text
         assert "market hall" in text
         assert await page.text(".partial") == ""
+        # The end of the session stops the microphone again, which is waited for as long as for the first time.
+        await page.run("new Promise((resolve) => setTimeout(resolve, 1000))")
         assert page.complaints == []
 
 

@@ -28,6 +28,7 @@ export class Microphone {
   #context;
   #node;
   #give = () => {};
+  #stopped;
 
   constructor(media, context, node) {
     this.#media = media;
@@ -93,8 +94,12 @@ export class Microphone {
     await this.#context.resume();
   }
 
-  /** Give what was heard up to now, and stop. */
-  async stop() {
+  /** Give what was heard up to now, and stop. May be said again. */
+  stop() {
+    return (this.#stopped ??= this.#stop());
+  }
+
+  async #stop() {
     this.#context.onstatechange = null;
     await new Promise((resolve) => {
       this.#node.port.onmessage = ({ data }) => (data ? this.#give(data) : resolve());
