@@ -45,4 +45,25 @@ def test_after_six_seconds_the_likeliest_is_taken() -> None:
     assert not tracker.receive("de", 0.5, 4.0)
     assert tracker.receive("de", 0.4, 6.0)
     assert tracker.language == "de"
-    assert tracker.probability == pytest.approx(0.6)
+    # Each counts by the length of its audio.
+    assert tracker.probability == pytest.approx((0.5 * 4 + 0.4 * 6) / (0.6 * 3 + 0.5 * 4 + 0.4 * 6))
+
+
+def test_a_single_odd_window_settles_nothing() -> None:
+    tracker = LanguageTracker(None)
+    assert not tracker.receive("es", 0.65, 1.0)
+    assert not tracker.receive("es", 0.6, 1.5)
+    assert not tracker.receive("es", 0.6, 2.0)
+    assert not tracker.receive("ca", 0.9, 2.5)
+    assert not tracker.receive("es", 0.5, 3.0)
+    assert tracker.receive("es", 0.85, 4.0)
+    assert tracker.language == "es"
+
+
+def test_short_utterances_add_up() -> None:
+    tracker = LanguageTracker(None)
+    for _ in range(4):
+        assert not tracker.receive("de", 0.5, 0.8)
+        assert not tracker.receive("de", 0.5, 1.4)
+    assert tracker.receive("de", 0.5, 0.8)
+    assert tracker.language == "de"

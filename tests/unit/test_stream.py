@@ -466,6 +466,25 @@ def test_the_language_is_settled_once_and_then_kept() -> None:
     assert next_job(stream).language == "de"
 
 
+@pytest.mark.parametrize("final", [False, True])
+def test_an_odd_window_that_settles_another_language_is_decoded_again(final: bool) -> None:
+    stream = Stream("s", StreamOptions(voice_activity=False))
+    push(stream, loud(4.0))
+    answer(stream, next_job(stream), Word(" ja", 0.2, 0.4), language="de", language_probability=0.6)
+    push(stream, loud(2.5))
+    if final:
+        finish(stream)
+    odd = next_job(stream)
+    answer(stream, odd, Word(" yeah", 0.2, 0.4), language="en", language_probability=0.3)
+    assert [e for e in stream.events() if isinstance(e, (LanguageDetected, Committed, Final))] == [
+        LanguageDetected(language="de", probability=pytest.approx(2.4 / (2.4 + 0.3 * 6.5)))
+    ]
+    again = next_job(stream)
+    assert (again.language, again.start_sample, len(again.audio)) == ("de", odd.start_sample, len(odd.audio))
+    answer(stream, again, Word(" ja", 0.2, 0.4), language="de")
+    assert [word.text for e in stream.events() if isinstance(e, Committed) for word in e.words] == [" ja"]
+
+
 def test_an_utterance_too_short_to_settle_the_language_is_committed_all_the_same() -> None:
     stream = Stream("s", StreamOptions(voice_activity=False))
     push(stream, loud(1.0))

@@ -328,8 +328,10 @@ class Stream:
         self._failures, self._retry_at = 0, 0.0
         self._pace.receive(self._waited_s + result.timings.queue_wait_s, result.timings.inference_s)
         if self._language.receive(result.language, result.language_probability, job.audio_s):
-            probability = self._language.probability
-            self._events.append(LanguageDetected(language=result.language, probability=probability))
+            language = str(self._language.language)
+            self._events.append(LanguageDetected(language=language, probability=self._language.probability))
+            if language != result.language:
+                return  # the same window once more, in the language it was found to be in
         words = self._new_words(job, result)
         end = job.start_sample + len(job.audio)
         end_s = end / SAMPLE_RATE
