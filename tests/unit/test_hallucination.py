@@ -93,6 +93,17 @@ def test_whole_answers_are_judged_by_compression_and_whispers_own_doubt(
     assert is_hallucination(Result(job_id="s/1", **facts)) is verdict  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("no_speech", "log_probability", "verdict"), [(0.5, -0.9, True), (0.4, -0.9, False), (0.9, -0.7, False)]
+)
+def test_less_doubt_is_enough_where_no_voice_was_listened_for(
+    no_speech: float, log_probability: float, verdict: bool
+) -> None:
+    result = Result(job_id="s/1", no_speech_probability=no_speech, average_log_probability=log_probability)
+    assert is_hallucination(result, voiced=False) is verdict
+    assert not is_hallucination(result)
+
+
 def test_words_that_take_no_time_are_cut() -> None:
     said = [Word(" the", 1.0, 1.2), Word(" end.", 1.2, 1.6)]
     made_up = [Word(f" w{i}", 1.6 + 0.02 * i, 1.62 + 0.02 * i) for i in range(5)]

@@ -26,6 +26,12 @@ NO_SPEECH_LIMIT = 0.6
 
 LOG_PROBABILITY_LIMIT = -1.0
 
+UNVOICED_NO_SPEECH_LIMIT = 0.45
+
+UNVOICED_LOG_PROBABILITY_LIMIT = -0.8
+"""The same for streams without voice activity: nothing but Whisper itself says that anybody speaks.
+(`benchmarks/non_speech.py --no-voice-activity` has the words of an hour of noise.)"""
+
 GUESS_LIMIT = -2.0
 """Average log probability below which an answer is a guess, whatever Whisper says of speech. (Found with base and tiny
 on speech in six languages, half of it in white noise at 10 dB, a pass a second: 5 of 1,234 passes were below it, each
@@ -59,13 +65,20 @@ def compression_ratio(text: str) -> float:
     return len(raw) / len(zlib.compress(raw)) if raw else 0.0
 
 
-def is_hallucination(result: Result) -> bool:
-    """Whether the whole answer is noise: judged by compression, and by Whisper's own doubt."""
+def is_hallucination(result: Result, *, voiced: bool = True) -> bool:
+    """Whether the whole answer is noise: judged by compression, and by Whisper's own doubt.
+
+    Args:
+        result: the answer.
+        voiced: whether voice activity found a voice in its window.
+    """
+    no_speech_limit = NO_SPEECH_LIMIT if voiced else UNVOICED_NO_SPEECH_LIMIT
+    log_probability_limit = LOG_PROBABILITY_LIMIT if voiced else UNVOICED_LOG_PROBABILITY_LIMIT
     if result.compression_ratio > COMPRESSION_RATIO_LIMIT or result.average_log_probability < GUESS_LIMIT:
         return True
     return (
-        result.no_speech_probability > NO_SPEECH_LIMIT
-        and result.average_log_probability < LOG_PROBABILITY_LIMIT
+        result.no_speech_probability > no_speech_limit
+        and result.average_log_probability < log_probability_limit
     )
 
 
