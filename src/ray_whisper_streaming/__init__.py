@@ -23,6 +23,7 @@ from ray_whisper_streaming.core.transcript import Segment, Word
 from ray_whisper_streaming.errors import (
     AudioError,
     ConfigurationError,
+    DeviceLost,
     EngineError,
     EngineTimeout,
     InvalidState,
@@ -50,6 +51,7 @@ __all__ = [
     "AudioError",
     "Committed",
     "ConfigurationError",
+    "DeviceLost",
     "EndpointingOptions",
     "EngineError",
     "EngineTimeout",

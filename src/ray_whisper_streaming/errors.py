@@ -12,6 +12,7 @@
     │   ├── EngineError           the engine raised
     │   ├── EngineTimeout         no answer within the time allowed (also a TimeoutError)
     │   └── WorkerDied            the worker process went away
+    ├── DeviceLost                an engine's GPU fails for good: only another process can use it again
     ├── InvalidState              the caller's mistake: a call out of order
     │   └── StreamClosed          the stream or pool was closed before
     ├── Unreachable               a server can't be reached, or not any more (also a ConnectionError)
@@ -32,6 +33,7 @@ from typing import Any
 __all__ = [
     "AudioError",
     "ConfigurationError",
+    "DeviceLost",
     "EngineError",
     "EngineTimeout",
     "InvalidState",
@@ -142,6 +144,13 @@ class EngineTimeout(TranscriptionError, TimeoutError):
 
 class WorkerDied(TranscriptionError):
     """The worker that held the job went away, and the job's tries are used up."""
+
+
+class DeviceLost(RayWhisperError):
+    """The device an engine computes on fails at whatever this process asks of it from now on.
+
+    Engines raise it instead of failing job by job; pools then run the jobs again on another worker.
+    """
 
 
 class InvalidState(RayWhisperError):

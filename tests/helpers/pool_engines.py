@@ -18,7 +18,10 @@ from ray_whisper_streaming.engines.onnx.backend import EncodedWindows
 from ray_whisper_streaming.engines.onnx.engine import OnnxEngine
 from ray_whisper_streaming.engines.onnx.memory import EncoderMemory
 from ray_whisper_streaming.engines.window_engine import LoadedModel
-from ray_whisper_streaming.errors import EngineError, ModelNotFound
+from ray_whisper_streaming.errors import DeviceLost, EngineError, ModelNotFound
+
+_lost: set[str] = set()
+"""Files that this process found there; see `ObedientEngine`."""
 
 
 class ForgetfulEngine(OnnxEngine):
@@ -38,12 +41,18 @@ class ObedientEngine:
     Answers each job with the sum of its samples as a word, and the process id as the engine's name.
 
     Commands in ``Job.context``: ``sleep SECONDS``, ``fail`` (this job alone), ``raise`` (the whole call),
-    ``die`` (kill the process), ``die once FILE`` (only while FILE is not there).
+    ``die`` (kill the process), ``lose`` (the device), and either ``once FILE`` (only while FILE is not there).
+
+    Args:
+        load_s: seconds that loading takes.
+        load_error: ``"model"`` or the text of another error that loading ends with.
+        lost_file: loading fails while this file is there, and in a process where it did so: the device is lost to it.
     """
 
-    def __init__(self, *, load_s: float = 0.0, load_error: str = "") -> None:
+    def __init__(self, *, load_s: float = 0.0, load_error: str = "", lost_file: str = "") -> None:
         self._load_s = load_s
         self._load_error = load_error
+        self._lost_file = lost_file
 
     @property
     def capabilities(self) -> EngineCapabilities:
@@ -51,6 +60,9 @@ class ObedientEngine:
 
     def warm_up(self) -> None:
         time.sleep(self._load_s)
+        if self._lost_file in _lost or (self._lost_file and Path(self._lost_file).exists()):
+            _lost.add(self._lost_file)
+            raise DeviceLost("as told: restart this process")
         if self._load_error == "model":
             raise ModelNotFound("model", "nonsense", "a model that is here")
         if self._load_error:
@@ -72,11 +84,14 @@ class ObedientEngine:
             )
         elif command == "raise":
             raise ValueError("as told")
-        elif command == "die":
+        elif command in ("die", "lose"):
             flag = Path(argument.removeprefix("once ")) if argument else None
             if flag is None or not flag.exists():
                 if flag is not None:
                     flag.touch()
+                if command == "lose":
+                    time.sleep(0.1)  # until other workers wait, who must be woken for this job
+                    raise DeviceLost("as told: restart this process")
                 os.kill(os.getpid(), signal.SIGKILL)
         words = (Word(f" {int(job.audio.astype(np.int64).sum())}", 0.0, job.audio_s),)
         return Result(job_id=job.job_id, words=words, engine=str(os.getpid()), model=job.model)

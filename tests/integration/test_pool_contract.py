@@ -17,6 +17,7 @@ from tests.helpers.pool_engines import ObedientEngine
 from ray_whisper_streaming.core.jobs import Job, Result
 from ray_whisper_streaming.core.scheduling import SchedulerConfig
 from ray_whisper_streaming.errors import (
+    DeviceLost,
     EngineError,
     EngineTimeout,
     InvalidState,
@@ -26,7 +27,9 @@ from ray_whisper_streaming.errors import (
     PoolError,
     StartupTimeout,
     StreamClosed,
+    WorkerDied,
 )
+from ray_whisper_streaming.pool import local
 from ray_whisper_streaming.pool.base import Recognizer
 from ray_whisper_streaming.pool.local import LocalPool
 
@@ -246,6 +249,25 @@ def test_a_hung_engine_fails_its_jobs_and_is_replaced(own):
     assert asyncio.run(pool.stats()).workers == 1
 
 
+def test_the_jobs_of_a_worker_that_loses_its_device_go_to_another(own, tmp_path):
+    pool = own(workers=2, job_timeout_s=4.0)
+    lost = pool.submit_nowait(make_job(f"lose once {tmp_path / 'lost'}"))
+    assert lost.result(local.RELOAD_DELAY_S - 1.0)  # by the one that was idle
+    assert asyncio.run(pool.stats()).jobs_retried == 1
+    until(lambda: asyncio.run(pool.stats()).workers == 2)
+
+
+def test_a_job_that_always_loses_the_device_is_given_up_and_its_company_survives(own):
+    pool = own(workers=3, scheduler=SchedulerConfig(max_tries=2))
+    busy = [pool.submit_nowait(make_job("sleep 0.5")) for _ in range(3)]
+    until(lambda: asyncio.run(pool.stats()).in_flight == 3)
+    deadly, harmless = pool.submit_nowait(make_job("lose")), pool.submit_nowait(make_job())
+    with pytest.raises(WorkerDied):
+        answer(deadly)
+    for future in [*busy, harmless]:
+        assert answer(future)
+
+
 def test_closing_answers_everything(own):
     pool = own(workers=1)
     busy = keep_busy(pool, 0.5)
@@ -306,6 +328,31 @@ def test_another_error_of_the_load_is_a_pool_error(make_pool):
     with pytest.raises(PoolError, match="no such kernel"):
         pool.start()
     pool.close()
+
+
+def test_a_device_that_is_lost_from_the_start_is_told_as_such(make_pool, tmp_path):
+    (tmp_path / "lost").touch()
+    pool = make_pool(partial(ObedientEngine, lost_file=str(tmp_path / "lost")), workers=1)
+    with pytest.raises(DeviceLost):
+        pool.start()
+    pool.close()
+
+
+def test_threads_without_a_device_say_that_the_process_must_be_restarted(monkeypatch, tmp_path):
+    monkeypatch.setattr(local, "RELOAD_DELAY_S", 0.2)
+    lost = tmp_path / "lost"
+    with LocalPool(partial(ObedientEngine, lost_file=str(lost)), workers=1, job_timeout_s=2.0) as pool:
+        busy = keep_busy(pool, 0.3)
+        lost.touch()
+        futures = [pool.submit_nowait(make_job(context)) for context in ("lose", "")]
+        assert answer(busy)
+        for future in futures:
+            with pytest.raises(EngineError, match="restart this process"):
+                answer(future)
+        assert asyncio.run(pool.stats()).workers == 0
+        with pytest.raises(EngineError, match="restart this process"):  # it was loaded again, in vain
+            answer(pool.submit_nowait(make_job()))
+        assert asyncio.run(pool.stats()).workers == 0
 
 
 def test_a_slow_load_runs_out_of_time(make_pool):

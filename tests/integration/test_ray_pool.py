@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tests.helpers.pool_engines import ObedientEngine
 from tests.integration.test_pool_contract import answer, keep_busy, make_job, text, until
 
 from ray_whisper_streaming.core.jobs import Job
-from ray_whisper_streaming.errors import NotReady, StreamClosed, WorkerDied
+from ray_whisper_streaming.errors import EngineError, NotReady, StreamClosed, WorkerDied
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -84,6 +85,34 @@ def test_a_job_that_always_kills_is_given_up_and_its_company_survives(pool):
     with pytest.raises(WorkerDied):
         deadly.result(30)
     assert answer(harmless)
+
+
+def test_a_worker_that_loses_its_device_gets_another_process(pool, tmp_path):
+    pid = worker_pid(pool)
+    busy = keep_busy(pool, 0.3)
+    lost, company = (
+        pool.submit_nowait(make_job(context)) for context in (f"lose once {tmp_path / 'lost'}", "")
+    )
+    assert answer(busy).engine == str(pid)
+    for future in (lost, company):
+        assert answer(future).engine != str(pid)
+    assert not psutil.pid_exists(pid)
+    assert asyncio.run(pool.stats()).workers == 1
+
+
+@pytest.mark.slow
+def test_a_device_that_comes_back_is_found_by_a_new_process_alone(tmp_path):
+    from ray_whisper_streaming.pool.ray_pool import RayPool
+
+    lost = tmp_path / "lost"
+    with RayPool(partial(ObedientEngine, lost_file=str(lost)), workers=1) as own:
+        pid = worker_pid(own)
+        lost.touch()
+        with pytest.raises(EngineError, match="no worker"):
+            answer(own.submit_nowait(make_job("lose")))
+        assert asyncio.run(own.stats()).workers == 0
+        lost.unlink()
+        assert worker_pid(own) != pid
 
 
 def test_the_death_of_the_dispatcher_costs_no_answer(pool):

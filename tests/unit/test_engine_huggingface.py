@@ -97,6 +97,89 @@ def write(folder: Path, raw: bytes, config: Any = CONFIG, generation: Any = GENE
     return folder
 
 
+SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+
+
+def placed(tensors: dict[str, np.ndarray]) -> dict[str, str]:
+    """Which of the two files each tensor is written to: layers are torn apart."""
+    return {name: SHARDS[number % 2] for number, name in enumerate(tensors)}
+
+
+def write_shards(folder: Path, weight_map: Any = None) -> Path:
+    """The small model in two files and an index, which says what is true or ``weight_map``."""
+    tensors = theirs()
+    files = placed(tensors)
+    for shard in SHARDS:
+        raw = file_of({name: value for name, value in tensors.items() if files[name] == shard})
+        (folder / shard).write_bytes(raw)
+    index = {"metadata": {"total_size": 0}, "weight_map": files if weight_map is None else weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    return folder
+
+
+def test_a_model_in_several_files_is_that_of_one(tmp_path: Path):
+    found = read_weights(write_shards(tmp_path)).tensors
+    assert found.keys() == WEIGHTS.tensors.keys()
+    for name, wanted in WEIGHTS.tensors.items():
+        np.testing.assert_array_equal(found[name], wanted, err_msg=name)
+
+
+def test_a_file_is_read_where_it_links_to(tmp_path: Path):
+    """Hugging Face's cache is made so."""
+    write_shards(tmp_path)
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / SHARDS[1]).rename(tmp_path / "blobs" / "1f00")
+    (tmp_path / SHARDS[1]).symlink_to(tmp_path / "blobs" / "1f00")
+    assert read_weights(tmp_path).tensors.keys() == WEIGHTS.tensors.keys()
+
+
+def test_the_file_of_a_whole_model_goes_before_an_index(tmp_path: Path):
+    write_shards(tmp_path, {"model.encoder.conv1.bias": "nowhere.safetensors"})
+    assert read_weights(write(tmp_path, file_of(theirs()))).tensors.keys() == WEIGHTS.tensors.keys()
+
+
+@pytest.mark.parametrize("left", [None, 0, 4, 100, -1])
+def test_a_file_of_several_that_is_missing_or_cut_is_named(tmp_path: Path, left: int | None):
+    shard = write_shards(tmp_path) / SHARDS[1]
+    raw = shard.read_bytes()
+    shard.unlink()
+    if left is not None:
+        shard.write_bytes(raw[:left])
+    with pytest.raises(ModelNotFound, match="another size" if left == -1 else SHARDS[1]):
+        read_weights(tmp_path)
+
+
+FILES = placed(theirs())
+BIAS = "model.encoder.conv1.bias"
+
+
+@pytest.mark.parametrize(
+    ("weight_map", "said"),
+    [
+        ({**FILES, BIAS: SHARDS[1 - SHARDS.index(FILES[BIAS])]}, f"lacks {BIAS}"),
+        ({**FILES, "unheard.of": SHARDS[0]}, "lacks unheard.of"),
+        ({name: file for name, file in FILES.items() if "fc1" not in name}, "fc1"),
+        ({**FILES, BIAS: "model-00003-of-00002.safetensors"}, "model-00003-of-00002.safetensors"),
+        *(({**FILES, BIAS: file}, "no file beside it") for file in (f"../{SHARDS[0]}", "..", "", 7, None)),
+        ({**FILES, BIAS: "/etc/passwd"}, "no file beside it"),
+        ([], "index.json"),
+        ("elsewhere", "index.json"),
+    ],
+)
+def test_an_index_that_is_not_true_is_refused_and_says_why(tmp_path: Path, weight_map: Any, said: str):
+    with pytest.raises(ModelNotFound, match=said):
+        read_weights(write_shards(tmp_path, weight_map))
+
+
+@pytest.mark.parametrize("raw", ["", "[]", "{}", "{", '"weight_map"', "\udcff"])
+def test_an_index_that_is_none_is_refused(tmp_path: Path, raw: str):
+    index = write_shards(tmp_path) / "model.safetensors.index.json"
+    index.write_text(raw, errors="surrogateescape")
+    with pytest.raises(ModelNotFound, match=index.name):
+        read_weights(tmp_path)
+
+
 def test_every_tensor_stands_under_the_name_that_ctranslate2_gives_it(tmp_path: Path):
     found = read_weights(write(tmp_path, file_of(theirs())))
     assert found.tensors.keys() == WEIGHTS.tensors.keys()

@@ -66,7 +66,7 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-@pytest.mark.parametrize("file", ["model.bin", "model.safetensors"])
+@pytest.mark.parametrize("file", ["model.bin", "model.safetensors", "model.safetensors.index.json"])
 def test_a_folder_is_taken_as_it_is(tmp_path: Path, file: str):
     (tmp_path / file).write_bytes(b"x")
     assert models.resolve_model(str(tmp_path)) == tmp_path

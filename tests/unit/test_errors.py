@@ -9,6 +9,7 @@ from ray_whisper_streaming import errors
 from ray_whisper_streaming.errors import (
     AudioError,
     ConfigurationError,
+    DeviceLost,
     EngineError,
     EngineTimeout,
     ModelNotFound,
@@ -28,6 +29,7 @@ EXAMPLES = [
     EngineError("text", job_id="s/1"),
     EngineTimeout("text", job_id="s/1", retryable=True),
     WorkerDied("text", job_id="s/1", retryable=False),
+    DeviceLost("text"),
     StreamClosed("text"),
     StartupTimeout("text"),
 ]

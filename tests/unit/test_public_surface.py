@@ -12,11 +12,11 @@ import ray_whisper_streaming
 
 SURFACE = set(
     """
-AsyncLiveStream AsyncPool AudioError Committed ConfigurationError EndpointingOptions EngineError EngineTimeout
-Event Final Flushed InvalidState JobFailed LanguageDetected LiveStream ModelNotFound NotReady Overloaded Partial
-Pool PoolError PoolStats ProtocolError RayWhisperError Recognizer Refused Segment SpeechEnded SpeechStarted
-StartupTimeout StreamClosed StreamFailed StreamOptions TranscriptionError TrimmingOptions Unauthorized Unreachable Word
-WorkerDied WorkerStats __version__ make_recognizer
+AsyncLiveStream AsyncPool AudioError Committed ConfigurationError DeviceLost EndpointingOptions EngineError
+EngineTimeout Event Final Flushed InvalidState JobFailed LanguageDetected LiveStream ModelNotFound NotReady
+Overloaded Partial Pool PoolError PoolStats ProtocolError RayWhisperError Recognizer Refused Segment SpeechEnded
+SpeechStarted StartupTimeout StreamClosed StreamFailed StreamOptions TranscriptionError TrimmingOptions Unauthorized
+Unreachable Word WorkerDied WorkerStats __version__ make_recognizer
 """.split()  # noqa: SIM905 - a list of forty strings is no easier to read
 )
 

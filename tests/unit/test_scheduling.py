@@ -231,8 +231,9 @@ def test_jobs_of_a_lost_worker_run_again_the_last_time_alone():
     assert ids(scheduler.schedule(1.0, ["w"])) == [["a", "b", "c"]]
     assert scheduler.worker_lost("w") == []
     assert ids(scheduler.schedule(2.0, ["w"])) == [["a"]]
-    (failure,) = scheduler.worker_lost("w")
+    (failure,) = scheduler.worker_lost("w", "as told")
     assert failure.job_id == "a"
+    assert str(failure.error) == "as told; that was try 3 of 3"
     assert isinstance(failure.error, WorkerDied)
     assert failure.error.job_id == "a"
     assert ids(scheduler.schedule(3.0, ["w"])) == [["b"]]

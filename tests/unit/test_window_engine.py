@@ -20,7 +20,7 @@ from ray_whisper_streaming.engines.backend import Generated, Source
 from ray_whisper_streaming.engines.base import Engine
 from ray_whisper_streaming.engines.window_engine import LoadedModel, WindowEngine
 from ray_whisper_streaming.engines.words import Alignment
-from ray_whisper_streaming.errors import EngineError, NotReady
+from ray_whisper_streaming.errors import DeviceLost, EngineError, ModelNotFound, NotReady
 
 LANGUAGES = frozenset({"en", "de", "ja"})
 LOUD = 20_000
@@ -125,6 +125,10 @@ class StrictEngine(WindowEngine):
         super().__init__("strict", "a model", clock=lambda: next(ticks) * 0.5)
         self._backend = backend
         self._max_batch_size = max_batch_size
+        self.device_lost = False
+
+    def _device_lost(self) -> bool:
+        return self.device_lost
 
     def _load(self) -> LoadedModel:
         return LoadedModel(
@@ -273,6 +277,42 @@ def test_a_batch_that_fails_is_decoded_in_halves():
     outcomes = engine.transcribe(jobs)
     assert [isinstance(outcome, Failure) for outcome in outcomes].index(True) == 2
     assert [shape[0] for shape in backend.encoded] == [8, 4, 2, 2, 1, 1, 4]
+
+
+def test_a_lost_device_fails_no_job_but_ends_the_engine():
+    backend = StrictBackend()
+    engine = make(backend, max_batch_size=8)
+    engine.device_lost = True
+    assert all(isinstance(outcome, Result) for outcome in engine.transcribe([job("a")]))  # nobody asked
+    backend.poison = lambda value: True
+    backend.encoded.clear()
+    with pytest.raises(DeviceLost, match="restarted: RuntimeError: out of memory") as caught:
+        engine.transcribe([job(name) for name in "abcd"])
+    assert isinstance(caught.value.__cause__, RuntimeError)
+    assert [shape[0] for shape in backend.encoded] == [4]
+    with pytest.raises(NotReady):
+        engine.transcribe([job("a")])
+
+
+def test_a_device_lost_while_warming_up_is_told_and_loading_may_be_tried_again():
+    backend = StrictBackend(poison=lambda value: True)
+    engine = StrictEngine(backend)
+    engine.device_lost = True
+    for _ in range(2):
+        with pytest.raises(DeviceLost):
+            engine.warm_up()
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_an_error_of_the_load_is_told_as_it_is_unless_the_device_was_lost(lost: bool):
+    class Unloadable(StrictEngine):
+        def _load(self) -> LoadedModel:
+            raise ModelNotFound("model", "nonsense", "a model that is here")
+
+    engine = Unloadable(StrictBackend())
+    engine.device_lost = lost
+    with pytest.raises(DeviceLost if lost else ModelNotFound):
+        engine.warm_up()
 
 
 # Never the same letter twice: only the cap ends it.

@@ -235,8 +235,12 @@ class Scheduler:
             self._speed.add(sum(map(_frames, ended)), len(ended), inference_s)
         return [entry.job.job_id for entry in ended]
 
-    def worker_lost(self, worker_id: str) -> list[Failure]:
+    def worker_lost(self, worker_id: str, why: str = "the worker died") -> list[Failure]:
         """A worker died: queue its jobs again, in their old place.
+
+        Args:
+            worker_id: the worker.
+            why: told to those whose jobs are given up.
 
         Returns:
             The jobs whose tries are used up, as failures with `WorkerDied`.
@@ -249,7 +253,7 @@ class Scheduler:
                 self._enqueue(entry)
             else:
                 self._counts.jobs_failed += 1
-                message = f"the worker died; that was try {entry.tries} of {self._config.max_tries}"
+                message = f"{why}; that was try {entry.tries} of {self._config.max_tries}"
                 failures.append(Failure(job_id=job_id, error=WorkerDied(message, job_id=job_id)))
         return failures
 

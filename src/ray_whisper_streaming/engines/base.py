@@ -49,6 +49,7 @@ class Engine(Protocol):
 
         Raises:
             ModelNotFound: the model is not on this machine.
+            DeviceLost: see `transcribe`.
         """
         ...
 
@@ -56,6 +57,10 @@ class Engine(Protocol):
         """Decode the jobs of one batch: one outcome per job, in their order.
 
         One bad job fails alone, as a `Failure`; the others' results are what they would be without it.
+
+        Raises:
+            DeviceLost: the device fails for good. The engine is of no use any more; another one, in another process,
+                may decode these jobs.
         """
         ...
 

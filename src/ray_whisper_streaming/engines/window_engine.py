@@ -34,7 +34,7 @@ from ray_whisper_streaming.engines.window_decoder import (
     Window,
     WindowDecoder,
 )
-from ray_whisper_streaming.errors import EngineError, NotReady
+from ray_whisper_streaming.errors import DeviceLost, EngineError, NotReady
 
 __all__ = ["LoadedModel", "WindowEngine"]
 
@@ -92,6 +92,10 @@ class WindowEngine(ABC, Generic[Encoded]):
     def _load(self) -> LoadedModel[Encoded]:
         """Load the model."""
 
+    def _device_lost(self) -> bool:
+        """Whether the device, asked after something failed, fails for good in this process."""
+        return False
+
     @property
     def capabilities(self) -> EngineCapabilities:
         """Known after `warm_up`; before, `NotReady` is raised."""
@@ -110,10 +114,15 @@ class WindowEngine(ABC, Generic[Encoded]):
 
         Raises:
             ModelNotFound: the model is not on this machine.
+            DeviceLost: see `transcribe`.
         """
         if self._loaded is not None:
             return
-        loaded = self._load()
+        try:
+            loaded = self._load()
+        except Exception as error:
+            self._check_device(error)
+            raise
         self._decoder = WindowDecoder(loaded.backend, loaded.languages)
         self._loaded = loaded
         # On a GPU the first run of each shape compiles kernels; on a CPU one run is enough to touch all
@@ -134,6 +143,7 @@ class WindowEngine(ABC, Generic[Encoded]):
 
         Raises:
             NotReady: before `warm_up` or after `close`.
+            DeviceLost: the device fails for good; the engine is closed. Another one needs another process.
         """
         loaded = self._ready(self._loaded)
         started = self._clock()
@@ -171,17 +181,20 @@ class WindowEngine(ABC, Generic[Encoded]):
             )
             return [_result(job, item) for job, item in zip(jobs, decoded, strict=True)]
         except Exception as error:
+            self._check_device(error)
             if len(jobs) == 1:
-                # The runtimes raise RuntimeError and ValueError with texts of their own; others might quote
-                # data.
-                told = f": {error}" if isinstance(error, (RuntimeError, ValueError)) else ""
-                return [
-                    _failure(jobs[0], f"decoding failed with {type(error).__name__}{told}", retryable=True)
-                ]
+                return [_failure(jobs[0], f"decoding failed with {_told(error)}", retryable=True)]
             _log.warning("a batch of %d failed with %s; decoding halves", len(jobs), type(error).__name__)
         # Behind the handler, where nothing holds what the failed call had in memory any more.
         half = len(jobs) // 2
         return [*self._decode(jobs[:half], options), *self._decode(jobs[half:], options)]
+
+    def _check_device(self, error: Exception) -> None:
+        """Raise `DeviceLost` if that is what is behind an error: halves of the batch would only fail again."""
+        if self._device_lost():
+            self.close()
+            told = f"the device is lost to this process, which must be restarted: {_told(error)}"
+            raise DeviceLost(told) from error
 
     def _window(self, job: Job) -> Window:
         return Window(
@@ -247,6 +260,12 @@ def _is_pcm(audio: Any) -> bool:
         return False
     samples = cast(npt.NDArray[Any], audio)
     return samples.dtype == np.int16 and samples.ndim == 1
+
+
+def _told(error: Exception) -> str:
+    # The runtimes raise RuntimeError and ValueError with texts of their own; others might quote data.
+    text = f": {error}" if isinstance(error, (RuntimeError, ValueError)) else ""
+    return f"{type(error).__name__}{text}".partition("\n")[0]
 
 
 def _failure(job: Job, message: str, *, retryable: bool) -> Failure:

@@ -10,7 +10,7 @@ from itertools import zip_longest
 from ray_whisper_streaming.core.jobs import Failure, Job, Outcome, Result, Timings
 from ray_whisper_streaming.core.scheduling import SchedulerStats
 from ray_whisper_streaming.engines.base import Engine, EngineFactory
-from ray_whisper_streaming.errors import EngineError, PoolError, RayWhisperError
+from ray_whisper_streaming.errors import DeviceLost, EngineError, PoolError, RayWhisperError
 from ray_whisper_streaming.pool.base import PoolStats
 
 __all__ = ["decode_batch", "load_engine", "pool_stats", "with_timings"]
@@ -22,7 +22,7 @@ def load_engine(factory: EngineFactory) -> Engine:
     """Make an engine and warm it up.
 
     Raises:
-        RayWhisperError: as the engine raised it (`ModelNotFound` for one).
+        RayWhisperError: as the engine raised it (`ModelNotFound`, `DeviceLost`).
         PoolError: the engine raised anything else.
     """
     try:
@@ -36,10 +36,16 @@ def load_engine(factory: EngineFactory) -> Engine:
 
 
 def decode_batch(engine: Engine, jobs: Sequence[Job]) -> list[Outcome]:
-    """Decode; never raises. What the engine leaves without an answer becomes a `Failure`."""
+    """Decode. What the engine leaves without an answer becomes a `Failure`.
+
+    Raises:
+        DeviceLost: the worker can't go on with this engine.
+    """
     answers: Sequence[Outcome | None]
     try:
         answers, problem = engine.transcribe(jobs), "the engine gave no answer for this job"
+    except DeviceLost:
+        raise
     except Exception as error:
         # The text of the error stays here: it might quote what was heard.
         _log.warning("the engine raised %s on a batch of %d", type(error).__name__, len(jobs))

@@ -2,7 +2,9 @@
 
 The engines release the GIL while they decode, so threads are enough. What threads can't do is die: a hung
 engine call can't be stopped, only abandoned. Its thread is a daemon; when the call returns after all, the
-thread notices that it was replaced, frees its engine and ends.
+thread notices that it was replaced, frees its engine and ends. And a GPU that was lost to the process stays lost to
+all its threads: engines are loaded again, in vain, until somebody restarts the process; what is asked of the pool
+meanwhile fails and says so.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from ray_whisper_streaming.core.scheduling import Batch, QueuedJob, Scheduler, S
 from ray_whisper_streaming.engines.base import Engine, EngineCapabilities, EngineFactory
 from ray_whisper_streaming.errors import (
     ConfigurationError,
+    DeviceLost,
     EngineError,
     EngineTimeout,
     NotReady,
@@ -40,7 +43,7 @@ RELOAD_TIMEOUT_S = 300.0
 """How long a replaced worker may take to load its engine."""
 
 RELOAD_DELAY_S = 5.0
-"""Pause before an engine that could not be loaded again is given another try."""
+"""Pause before an engine that could not be loaded again, or lost its device, is given another try."""
 
 CLOSE_WAIT_S = 5.0
 """How long `LocalPool.close` waits for a batch that is being decoded, before it leaves the thread behind."""
@@ -195,12 +198,14 @@ class LocalPool(PendingPool):
         try:
             engine = load_engine(self._engine_factory)
         except RayWhisperError as error:
-            self._load_failed(worker, error)
+            self._fail(worker, error)
             return
         try:
             self._load_done(worker, engine.capabilities)
             while batch := self._next_batch(worker):
                 self._decode(worker, engine, batch)
+        except DeviceLost as error:
+            self._fail(worker, error)
         finally:
             engine.close()
 
@@ -253,23 +258,29 @@ class LocalPool(PendingPool):
             worker.state = "idle"
             self._loaded.notify_all()
 
-    def _load_failed(self, worker: _Worker, error: RayWhisperError) -> None:
+    def _fail(self, worker: _Worker, error: RayWhisperError) -> None:
+        """A worker has no engine, or none any more: others get its jobs, and after a pause another takes its place."""
+        told = str(error) if isinstance(error, DeviceLost) else "no worker could load its engine"
         with self._lock:
             if worker.state == "abandoned":
                 return
-            worker.state, worker.expires_at = "failed", self._clock() + RELOAD_DELAY_S
+            worker.state, worker.batch = "failed", None
+            worker.expires_at = self._clock() + RELOAD_DELAY_S
+            given_up = self._scheduler.worker_lost(worker.worker_id, told)
             self._load_error = error
             self._loaded.notify_all()
             if not self._ready:
                 return
-            _log.error("%s could not load its engine again: %s", worker.worker_id, error)
-            if any(other.state != "failed" for other in self._workers):
-                return
-            stranded = [job.job_id for job in self._pending.jobs()]
-            for job_id in stranded:
-                self._scheduler.cancel(job_id)
-        for job_id in stranded:
-            self._pending.fail(job_id, EngineError("no worker could load its engine", job_id=job_id))
+            _log.error("%s has no engine: %s", worker.worker_id, error)
+            if all(other.state == "failed" for other in self._workers):
+                for job in self._pending.jobs():
+                    if self._scheduler.cancel(job.job_id):
+                        given_up.append(
+                            Failure(job_id=job.job_id, error=EngineError(told, job_id=job.job_id))
+                        )
+            self._changed.notify_all()
+        for failure in given_up:
+            self._pending.answer(failure)
 
     # The watchdog's thread
 

@@ -20,6 +20,7 @@ from ray.exceptions import ActorUnavailableError, RayError
 
 from ray_whisper_streaming.core.scheduling import Scheduler, SchedulerConfig
 from ray_whisper_streaming.errors import (
+    DeviceLost,
     EngineError,
     EngineTimeout,
     Overloaded,
@@ -246,12 +247,19 @@ class Dispatcher:
         while True:
             seat.attendance += 1
             seat.expires_at = time.monotonic() + LOAD_TIMEOUT_S
+            error: RayWhisperError | None = None
             try:
-                seat.error = await seat.handle.serve.remote(me, seat.worker_id, seat.attendance)
+                error = await seat.handle.serve.remote(me, seat.worker_id, seat.attendance)
             except ActorUnavailableError:
                 _log.warning("%s died and is restarted", seat.worker_id)
-            except RayError as error:  # it is not restarted: its constructor failed
-                seat.error = PoolError(f"a worker could not be made: {error}")
+            except RayError as failure:  # it is not restarted: its constructor failed
+                error = PoolError(f"a worker could not be made: {failure}")
+            if isinstance(error, DeviceLost):
+                _log.error("%s is restarted: %s", seat.worker_id, error)
+                ray.kill(seat.handle, no_restart=False)
+                if seat.ready:  # it was lost in decoding: the new process may well load the engine
+                    error = None
+            seat.error = error
             delay_s = RECALL_DELAY_S if seat.ready else min(2 * delay_s, RELOAD_DELAY_S)
             self._lose(seat)
             if seat.error is not None:

@@ -57,8 +57,8 @@ class RayPool(RayPoolHandle):
     project for each worker; to avoid that, set ``RAY_ENABLE_UV_RUN_RUNTIME_ENV=0`` before Ray is imported, as
     the command line of this package does.
 
-    A worker that dies is restarted by Ray, and its jobs run again; a dispatcher that dies is restarted, and
-    clients submit again what is unanswered. Pickling a pool gives a `RayPoolHandle`.
+    A worker that dies or loses its device is restarted by Ray, and its jobs run again; a dispatcher that dies is
+    restarted, and clients submit again what is unanswered. Pickling a pool gives a `RayPoolHandle`.
 
     Args:
         engine_factory: makes an engine; must be picklable, and importable on the workers' nodes.

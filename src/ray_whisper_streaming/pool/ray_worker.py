@@ -14,7 +14,7 @@ from ray.exceptions import RayActorError, RayError
 
 from ray_whisper_streaming.core.jobs import Failure, Job
 from ray_whisper_streaming.engines.base import Engine, EngineFactory
-from ray_whisper_streaming.errors import EngineError, RayWhisperError
+from ray_whisper_streaming.errors import DeviceLost, EngineError, RayWhisperError
 from ray_whisper_streaming.pool.decoding import decode_batch, load_engine, with_timings
 from ray_whisper_streaming.pool.ray_messages import DecodeOrder, JobRef, Ready, Report, pack_answer
 
@@ -53,7 +53,8 @@ class Worker:
             attendance: counts the dispatcher's calls to this worker: told with each request.
 
         Returns:
-            The error, if the engine can't be loaded.
+            The error, if the engine can't be loaded or its device was lost. After `DeviceLost` nothing can be decoded
+            in this process any more.
         """
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, self._serve, dispatcher, worker_id, attendance)
@@ -73,7 +74,11 @@ class Worker:
                 return None  # its successor will call
             if order is None:
                 return None
-            message = _decode(engine, order)
+            try:
+                message = _decode(engine, order)
+            except DeviceLost as error:
+                self._engine = None
+                return error
 
 
 def _decode(engine: Engine, order: DecodeOrder) -> Report:

@@ -11,7 +11,7 @@ from ray_whisper_streaming.engines.models import resolve_model
 from ray_whisper_streaming.engines.tokenizers import VOCABULARY, Vocabulary
 from ray_whisper_streaming.engines.torch.backend import EncodedWindows, TorchBackend
 from ray_whisper_streaming.engines.torch.memory import plan_memory, shape_of
-from ray_whisper_streaming.engines.torch.runtime import has_gpu, torch
+from ray_whisper_streaming.engines.torch.runtime import gpu_lost, has_gpu, torch
 from ray_whisper_streaming.engines.weights import read_weights
 from ray_whisper_streaming.engines.window_engine import LoadedModel, WindowEngine
 from ray_whisper_streaming.errors import ConfigurationError, ModelNotFound
@@ -65,6 +65,9 @@ class TorchEngine(WindowEngine[EncodedWindows]):
         self._max_batch_size = max_batch_size
         self._memory_limit_bytes = memory_limit_bytes
 
+    def _device_lost(self) -> bool:
+        return self._device != "cpu" and gpu_lost()
+
     def _load(self) -> LoadedModel[EncodedWindows]:
         if self._compute_type not in COMPUTE_TYPES:
             raise ConfigurationError("compute_type", self._compute_type, " or ".join(COMPUTE_TYPES))
@@ -75,6 +78,8 @@ class TorchEngine(WindowEngine[EncodedWindows]):
             raise ConfigurationError("device", device, f"auto, {' or '.join(COMPUTE_TYPE)}")
         if device == "cuda" and not has_gpu():
             raise ConfigurationError("device", device, "cpu: PyTorch sees no GPU")
+        if device == "cuda":
+            torch.cuda.current_stream().synchronize()  # one that is lost fails here, before the weights are read
         compute_type = COMPUTE_TYPE[device] if self._compute_type == "auto" else self._compute_type
         number_type = getattr(torch, compute_type)
         folder = resolve_model(self._model)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch as _torch  # pyright: ignore[reportMissingImports]
 
-__all__ = ["Tensor", "functional", "has_gpu", "on_cpu", "packed_attention", "to_device", "torch"]
+__all__ = ["Tensor", "functional", "gpu_lost", "has_gpu", "on_cpu", "packed_attention", "to_device", "torch"]
 
 torch: Any = _torch
 functional: Any = torch.nn.functional
@@ -24,6 +24,22 @@ Tensor: TypeAlias = Any
 def has_gpu() -> bool:
     """Whether this PyTorch was built for CUDA and sees a GPU. Starts nothing on it."""
     return bool(torch.cuda.is_available())
+
+
+def gpu_lost() -> bool:
+    """Whether the GPU fails at whatever this process asks of it, as CUDA says of errors such as an illegal address or a
+    failed assertion: all calls from then on return the same error, until the process ends (CUDA Runtime API,
+    ``cudaError_t``). So it is asked, which needs no list of errors and texts; want of memory does not count, since
+    waiting takes none.
+    """
+    if not torch.cuda.is_initialized():
+        return False
+    try:
+        # Not the whole device: another thread may be recording a graph on a stream of its own.
+        torch.cuda.current_stream().synchronize()
+    except RuntimeError:
+        return True
+    return False
 
 
 def on_cpu(tensor: Tensor) -> Any:
