@@ -94,7 +94,7 @@ def test_whole_answers_are_judged_by_compression_and_whispers_own_doubt(
 
 
 @pytest.mark.parametrize(
-    ("no_speech", "log_probability", "verdict"), [(0.5, -0.9, True), (0.4, -0.9, False), (0.9, -0.7, False)]
+    ("no_speech", "log_probability", "verdict"), [(0.5, -0.7, True), (0.3, -0.9, False), (0.9, -0.5, False)]
 )
 def test_less_doubt_is_enough_where_no_voice_was_listened_for(
     no_speech: float, log_probability: float, verdict: bool
