@@ -14,7 +14,9 @@ _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "co
 
 
 def _facts(record: logging.LogRecord) -> dict[str, Any]:
-    return {name: value for name, value in vars(record).items() if name not in _PLAIN}
+    # Ray marks every record of its process for itself, with names that begin like private ones.
+    facts = vars(record).items()
+    return {name: value for name, value in facts if name not in _PLAIN and not name.startswith("_")}
 
 
 class TextFormatter(logging.Formatter):
