@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from ray_whisper_streaming.bench.machine import describe_machine
+from ray_whisper_streaming.bench.machine import write_report
 from ray_whisper_streaming.core.events import Committed
 from ray_whisper_streaming.core.jobs import SAMPLE_RATE, Job, Result
 from ray_whisper_streaming.core.options import StreamOptions
@@ -381,7 +381,7 @@ def play(args: argparse.Namespace) -> int:
             if row["over_by_s"] > args.seconds / 4:
                 break
     if args.json:
-        args.json.write_text(json.dumps({"machine": describe_machine(), "results": rows}, indent=1) + "\n")
+        write_report(args.json, rows)
     return 0
 
 

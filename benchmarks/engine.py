@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import sys
 import time
 from collections import defaultdict
@@ -26,7 +25,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from ray_whisper_streaming.bench.machine import describe_machine
+from ray_whisper_streaming.bench.machine import write_report
 from ray_whisper_streaming.bench.material import find_material, load_clips
 from ray_whisper_streaming.core.jobs import SAMPLE_RATE, Int16Samples
 from ray_whisper_streaming.core.transcript import join_text
@@ -202,8 +201,7 @@ def main(arguments: list[str] | None = None) -> int:
         table.add_row(*(f"{value:.1f}" if isinstance(value, float) else str(value) for value in row.values()))
     Console().print(table)
     if args.json:
-        report = {"machine": describe_machine(), "loading": loading, "results": rows}
-        args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_report(args.json, rows, loading=loading)
     return 0
 
 

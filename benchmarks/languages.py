@@ -11,7 +11,6 @@ seconds in which voice activity hears a voice.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import defaultdict
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from ray_whisper_streaming.bench.machine import describe_machine
+from ray_whisper_streaming.bench.machine import write_report
 from ray_whisper_streaming.bench.material import load_clip, read_manifest
 from ray_whisper_streaming.core.endpointing import VOICE_FRAME
 from ray_whisper_streaming.core.events import LanguageDetected
@@ -162,8 +161,7 @@ def main() -> int:
     for name, code in rows[-1]["wrong"]:
         print(f"{name}: {code}")
     if arguments.json:
-        document = {"machine": describe_machine(), "model": arguments.model, "results": rows}
-        arguments.json.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_report(arguments.json, rows, model=arguments.model)
     return 0
 
 

@@ -11,7 +11,6 @@ than the longest window and what comes in meanwhile, or if the memory held after
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tracemalloc
 from dataclasses import asdict
@@ -21,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ray_whisper_streaming import StreamOptions
-from ray_whisper_streaming.bench.machine import describe_machine
+from ray_whisper_streaming.bench.machine import write_report
 from ray_whisper_streaming.bench.report import COMMIT_LIMIT_S
 from ray_whisper_streaming.bench.simulation import Mark, Speech, simulate
 
@@ -71,12 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
     late = max(mark.lag_s for mark in marks) > COMMIT_LIMIT_S
     hoarded = max(mark.buffered_s for mark in marks) > longest_s
     if args.json:
-        report = {
-            "machine": describe_machine(),
-            "results": [asdict(mark) for mark in marks],
-            "growth_mb": growth_mb,
-        }
-        args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_report(args.json, [asdict(mark) for mark in marks], growth_mb=growth_mb)
     return int(marks[-1].wrong > 0 or growth_mb > GROWTH_LIMIT_MB or late or hoarded)
 
 

@@ -10,7 +10,6 @@ each from a random place and at a random loudness; the same seed gives the same 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from rich.table import Table
 
 from ray_whisper_streaming.bench.conditions import amplify
 from ray_whisper_streaming.bench.lockstep import run_lockstep
-from ray_whisper_streaming.bench.machine import describe_machine
+from ray_whisper_streaming.bench.machine import write_report
 from ray_whisper_streaming.bench.material import Clip, load_clip, read_manifest
 from ray_whisper_streaming.bench.scoring import split_tokens
 from ray_whisper_streaming.bench.variants import Variant
@@ -119,8 +118,7 @@ def main() -> int:
         table.add_row(row["language"], switch, *counts, some)
     Console().print(table)
     if arguments.json:
-        document = {"machine": describe_machine(), "model": arguments.model, "results": rows}
-        arguments.json.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_report(arguments.json, rows, model=arguments.model)
     return 0
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
-import json
 import statistics
 import time
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from ray_whisper_streaming.bench.machine import describe_machine
+from ray_whisper_streaming.bench.machine import write_report
 from ray_whisper_streaming.core.jobs import SAMPLE_RATE, Job, Outcome, Result
 from ray_whisper_streaming.core.transcript import Word
 from ray_whisper_streaming.engines.base import EngineCapabilities
@@ -134,13 +133,7 @@ def main() -> int:
     rows: list[dict[str, Any]] = []
     for name in args.pool or ["local", "ray"]:
         rows += asyncio.run(measure(name, make_pool(name), args.jobs, args.streams))
-    report = {
-        "machine": describe_machine(),
-        "inference_s": INFERENCE_S,
-        "window_s": WINDOW_S,
-        "results": rows,
-    }
-    args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_report(args.json, rows, inference_s=INFERENCE_S, window_s=WINDOW_S)
     table = Table("pool", "streams", "p50 ms", "p95 ms", "p99 ms", "jobs/s", "target p50")
     missed = False
     for row in rows:

@@ -16,7 +16,6 @@ import asyncio
 import ctypes
 import gc
 import itertools
-import json
 import sys
 from functools import partial
 from pathlib import Path
@@ -26,7 +25,7 @@ import numpy as np
 from rich.console import Console
 
 from ray_whisper_streaming import AsyncLiveStream, AsyncPool, StreamOptions
-from ray_whisper_streaming.bench.machine import MEGABYTE, describe_machine, resident_mb
+from ray_whisper_streaming.bench.machine import MEGABYTE, resident_mb, write_report
 from ray_whisper_streaming.bench.material import find_material, load_clips
 from ray_whisper_streaming.bench.simulation import Speech
 from ray_whisper_streaming.core.jobs import SAMPLE_RATE, Int16Samples, Job
@@ -181,8 +180,7 @@ def main(arguments: list[str] | None = None) -> int:
         "MB are the audio it holds"
     )
     if args.json:
-        report = {"machine": describe_machine(), "results": [result]}
-        args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_report(args.json, [result])
     return int(result["beside_audio_mb_per_stream"] > LIMIT_MB)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import json
 import os
 import platform
 import shutil
@@ -16,7 +17,7 @@ from typing import Any
 
 from ray_whisper_streaming.bench.text_errors import extra
 
-__all__ = ["MemoryPeak", "describe_machine", "resident_mb"]
+__all__ = ["MemoryPeak", "describe_machine", "resident_mb", "write_report"]
 
 PACKAGES = (
     "ray-whisper-streaming", "ctranslate2", "faster-whisper", "jiwer", "numpy", "onnxruntime", "opencc", "ray", "torch",
@@ -49,6 +50,12 @@ def describe_machine() -> dict[str, Any]:
         "versions": versions,
         "command_line": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
+
+
+def write_report(path: Path, results: Any, **about: Any) -> None:
+    """Write what a program measured as JSON, with the machine it belongs to and what else is to be said of it."""
+    report = {"machine": describe_machine(), **about, "results": results}
+    path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def resident_mb() -> float:

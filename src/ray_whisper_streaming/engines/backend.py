@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from ray_whisper_streaming.core.jobs import SAMPLE_RATE, Int16Samples, Task
-from ray_whisper_streaming.engines.mel import HOP
+from ray_whisper_streaming.engines.mel import HOP, Float32, MelCache
 from ray_whisper_streaming.engines.tokens import TextTokenizer
 from ray_whisper_streaming.engines.words import Alignment
 
@@ -19,6 +19,7 @@ __all__ = [
     "Encoded",
     "Generated",
     "Source",
+    "spectrograms",
 ]
 
 FRAMES_PER_POSITION = 2
@@ -48,6 +49,14 @@ class Source:
     def frames(self) -> int:
         """Mel frames of its audio."""
         return len(self.audio) // HOP
+
+
+def spectrograms(cache: MelCache, sources: Sequence[Source], padded_frames: Sequence[int]) -> list[Float32]:
+    """What `Backend.encode` is given as spectrograms, for a runtime that computes none itself."""
+    return [
+        cache.padded(source.stream_id, source.start_sample, source.audio, frames)
+        for source, frames in zip(sources, padded_frames, strict=True)
+    ]
 
 
 @dataclass(frozen=True, slots=True)

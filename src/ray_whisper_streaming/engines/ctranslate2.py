@@ -19,7 +19,7 @@ import ctranslate2
 import numpy as np
 
 from ray_whisper_streaming.core.jobs import Task
-from ray_whisper_streaming.engines.backend import SECONDS_PER_POSITION, Generated, Source
+from ray_whisper_streaming.engines.backend import SECONDS_PER_POSITION, Generated, Source, spectrograms
 from ray_whisper_streaming.engines.mel import MelCache
 from ray_whisper_streaming.engines.models import resolve_model
 from ray_whisper_streaming.engines.tokenizers import VOCABULARY, Vocabulary
@@ -125,11 +125,8 @@ class _Backend:
     def encode(
         self, sources: Sequence[Source], padded_frames: Sequence[int], *, anew: bool = False
     ) -> _Storage:
-        mels = [
-            self._mel.padded(source.stream_id, source.start_sample, source.audio, frames)
-            for source, frames in zip(sources, padded_frames, strict=True)
-        ]
-        return self._whisper.encode(_ct2.StorageView.from_array(np.stack(mels)))
+        mels = np.stack(spectrograms(self._mel, sources, padded_frames))
+        return self._whisper.encode(_ct2.StorageView.from_array(mels))
 
     def take(self, encoded: _Storage, rows: Sequence[int]) -> _Storage:
         if list(rows) == list(range(encoded.shape[0])):

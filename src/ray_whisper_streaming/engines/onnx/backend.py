@@ -9,7 +9,7 @@ import numpy as np
 
 from ray_whisper_streaming.core.jobs import Task
 from ray_whisper_streaming.engines.alignment import aligned_text
-from ray_whisper_streaming.engines.backend import Generated, Source
+from ray_whisper_streaming.engines.backend import Generated, Source, spectrograms
 from ray_whisper_streaming.engines.mel import MelCache
 from ray_whisper_streaming.engines.onnx.sessions import CrossCache, Decoder, Encoder
 from ray_whisper_streaming.engines.onnx.steps import OnnxSteps
@@ -62,11 +62,8 @@ class OnnxBackend:
         self, sources: Sequence[Source], padded_frames: Sequence[int], *, anew: bool = False
     ) -> EncodedWindows:
         """See `Backend.encode`."""
-        mels = [
-            self._mel.padded(source.stream_id, source.start_sample, source.audio, frames)
-            for source, frames in zip(sources, padded_frames, strict=True)
-        ]
-        return EncodedWindows(self._encoder.run(mels, [None if anew else source for source in sources]))
+        known = [None if anew else source for source in sources]
+        return EncodedWindows(self._encoder.run(spectrograms(self._mel, sources, padded_frames), known))
 
     def take(self, encoded: EncodedWindows, rows: Sequence[int]) -> EncodedWindows:
         """See `Backend.take`."""

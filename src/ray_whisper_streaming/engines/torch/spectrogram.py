@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ray_whisper_streaming.core.audio import INT16_SCALE
 from ray_whisper_streaming.core.jobs import Int16Samples
 from ray_whisper_streaming.engines.mel import (
     DYNAMIC_RANGE,
@@ -17,8 +18,6 @@ from ray_whisper_streaming.engines.mel import (
 from ray_whisper_streaming.engines.torch.runtime import Tensor, functional, torch
 
 __all__ = ["Spectrogram"]
-
-INT16_SCALE = 1.0 / 32768
 
 
 class Spectrogram:
@@ -57,7 +56,7 @@ class Spectrogram:
         Returns:
             shape (windows, bands, padded frames); zeros behind each one's audio.
         """
-        signal = sounds[:, : padded_frames * HOP + WINDOW].float() * INT16_SCALE
+        signal = sounds[:, : padded_frames * HOP + WINDOW].float() / INT16_SCALE
         spectrum = torch.fft.rfft(signal.unfold(1, WINDOW, HOP) * self._window)
         power = spectrum.real.square() + spectrum.imag.square()
         raw = (power @ self._filters).clamp_min(LOG_FLOOR).log10()
