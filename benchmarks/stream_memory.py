@@ -1,12 +1,13 @@
 """What one more stream costs in memory, apart from what the pool takes for its largest batch.
 
-    python benchmarks/stream_memory.py --streams 50
+    python benchmarks/stream_memory.py --streams 40
 
 A pool takes some memory once: the runtime's for the largest batch, threads, what the allocator keeps for next time.
 So it is given windows of full length first, as many as fill its batches. Then more and more streams are opened on it,
-each heard step by step, in windows as long as in a live stream, and the line through the figures tells what one more
-costs. All stay open; they are heard for different times, so that their windows are of all lengths. What is free but
-kept by the allocator is given back before each look, and told by itself.
+each heard step by step, in windows as long as in a live stream, a few at a time. All stay open; they are heard for
+different times, so that their windows are of all lengths. What is free but kept by the allocator is given back before
+each look, and told by itself. What one more stream costs is the median over these steps: else a runtime that takes tens
+of MB at once for a batch it had not met would be counted as a cost of streams.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import asyncio
 import ctypes
 import gc
 import itertools
+import statistics
 import sys
 from functools import partial
 from pathlib import Path
@@ -39,14 +41,12 @@ LIMIT_MB = 5.0
 WARM_STREAMS = 10
 """Streams and full windows heard before counting: more than any engine takes into one batch on a CPU."""
 
-STAGES = 4
-"""Numbers of streams that are measured, beside none."""
-
 STEP_S = 0.8
 """Audio between two passes: windows are then as long as on a pool that keeps up."""
 
 PHASES = 8
-"""Streams heard for one more step each, before it begins again: a window grows and is trimmed in so many seconds."""
+"""Streams opened at a time, each heard for one step more than the one before: a window grows and is trimmed in so many
+seconds."""
 
 SETTLED_LOOKS = 5
 LOOK_PAUSE_S = 0.02
@@ -109,27 +109,29 @@ class Players:
 
 
 async def measure(players: Players, streams: int) -> dict[str, Any]:
-    """Memory of the process, in MB: of a pool just started, and then of so many streams on it, in stages."""
+    """Memory of the process, in MB: of a pool just started, and then of so many streams on it, step by step."""
     loaded_mb = resident_mb()
     await players.fill_batches()
     await players.open(WARM_STREAMS)
-    counts = sorted({0, *(round(streams * stage / STAGES) for stage in range(1, STAGES + 1))})
     points: list[tuple[int, float]] = []
     untrimmed_mb = loaded_mb
-    for before, count in itertools.pairwise([0, *counts]):
-        await players.open(count - before)
+    for count in range(0, streams + 1, PHASES):
+        await players.open(PHASES if count else 0)
         gc.collect()
         untrimmed_mb = resident_mb()
         _give_back()
         points.append((count, resident_mb()))
-    slope, start = (float(value) for value in np.polyfit(*zip(*points, strict=True), deg=1))
+    slope = statistics.median(
+        (after - before) / PHASES for (_, before), (_, after) in itertools.pairwise(points)
+    )
+    streams = points[-1][0]
     audio_mb = players.held_audio_mb / len(players.streams)
     return {
         "streams": streams,
         "points": points,
         "loaded_mb": loaded_mb,
         "spare_mb": untrimmed_mb - points[-1][1],
-        "pool_mb": start - WARM_STREAMS * slope,
+        "pool_mb": points[-1][1] - (WARM_STREAMS + streams) * slope,
         "resident_mb_per_stream": slope,
         "audio_mb_per_stream": audio_mb,
         "beside_audio_mb_per_stream": slope - audio_mb,
@@ -162,7 +164,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--streams", type=int, default=50, help="the most, beside those of the warm-up")
+    parser.add_argument(
+        "--streams", type=int, default=40, help=f"the most, {PHASES} at a time, beside those of the warm-up"
+    )
     parser.add_argument("--seconds", type=float, default=14.0, help="speech given to each at least")
     parser.add_argument("--model", default="tiny.en")
     parser.add_argument("--engine", choices=get_args(EngineName), default="auto")

@@ -56,10 +56,10 @@ def test_a_long_stream_keeps_its_memory_and_its_words(tmp_path):
 
 def test_memory_of_a_stream(tmp_path):
     report = tmp_path / "memory.json"
-    done = run("stream_memory.py", "--streams", "20", "--scripted", "--json", str(report))
+    done = run("stream_memory.py", "--streams", "24", "--scripted", "--json", str(report))
     assert done.returncode == 0, done.stdout + done.stderr
     (row,) = json.loads(report.read_text())["results"]
-    assert [count for count, _ in row["points"]] == [0, 5, 10, 15, 20]
+    assert [count for count, _ in row["points"]] == [0, 8, 16, 24]
     assert row["audio_mb_per_stream"] / 2 < row["resident_mb_per_stream"] < 5
 
 

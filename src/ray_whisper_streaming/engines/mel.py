@@ -68,7 +68,7 @@ class _Known:
         first: absolute index of the first frame kept; frame ``k`` is centred on sample ``k * HOP`` of the
             stream.
         frames: their log10 mel values before the clamp, shape (frames, bands).
-        audio: every sample these frames were made from.
+        audio: every sample these frames were made from: a part of the window that came, not a copy.
     """
 
     first: int
@@ -134,7 +134,7 @@ class MelCache:
             stream_id: whose audio this is.
             start_sample: where it starts in the stream. A multiple of 160 lets frames be reused; others are
                 right, but computed whole.
-            audio: int16, 16 kHz, shape (samples,).
+            audio: int16, 16 kHz, shape (samples,). It must not change afterwards: it is compared with the next.
 
         Returns:
             shape (bands, samples // 160), float32: what faster-whisper's extractor gives for the same audio,
@@ -176,7 +176,7 @@ class MelCache:
         )
         raw[reused:] = _log_frames(_silence_behind(audio[reused * HOP - HALF :]), total - reused, self._bands)
         seen = audio[inner * HOP - HALF : (end - 1) * HOP + HALF]
-        self._keep(stream_id, _Known(first, raw[inner:end].copy(), seen.copy()))
+        self._keep(stream_id, _Known(first, raw[inner:end].copy(), seen))
         return raw
 
     def _keep(self, stream_id: str, known: _Known) -> None:
