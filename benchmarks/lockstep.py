@@ -55,10 +55,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     if args.offline:
         task = Task(args.model, "auto", "auto", args.language, folder, args.seconds)
         texts = run_offline(task, args.streams)
-        offline = {
-            "offline_wer": word_error_rate(said, texts, language=args.language),
-            "offline_wer_from_word": errors_by_place(said, texts, language=args.language),
-        }
+        for key, heard_offline in texts.items():
+            offline[key] = word_error_rate(said, heard_offline, language=args.language)
+            offline[f"{key}_from_word"] = errors_by_place(said, heard_offline, language=args.language)
     scores = [score_stream(clip.words, log, clip.seconds) for clip, log in zip(materials, logs, strict=True)]
     commits = [latency_s for score in scores for _, latency_s in score.commit_latencies]
     shown = list(itertools.chain.from_iterable(score.first_shown_latencies_s for score in scores))
@@ -105,7 +104,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--beam-size", type=int)
     parser.add_argument("--context", action="store_true", default=None)
     parser.add_argument(
-        "--offline", action="store_true", help="word errors of faster-whisper in one go, beam 5, too"
+        "--offline",
+        action="store_true",
+        help="word errors of faster-whisper in one go, greedy and beam 5, too",
     )
     parser.add_argument(
         "--encode-whole", action="store_true", help="ONNX engine: remember nothing of earlier passes"

@@ -139,7 +139,8 @@ class Measurement:
         said = [clip.text for clip in self.materials(count)]
         for row in self.rows:
             part = slice(row["streams"])
-            row["offline_wer"] = word_error_rate(said[part], texts[part], self.args.language)
+            for key, heard in texts.items():
+                row[key] = word_error_rate(said[part], heard[part], self.args.language)
             row["offline_streams"] = len(said[part])
 
     def _task(self) -> Any:

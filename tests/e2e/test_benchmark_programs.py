@@ -79,6 +79,7 @@ def test_streams_beside_the_original(tmp_path, clips):
     assert row["failures"] == row["baseline"]["failures"] == 0
     assert row["wer"] < 0.3
     assert row["offline_wer"] < 0.3
+    assert row["offline_greedy_wer"] < 0.3
     assert row["words_scored"] > 5
     assert row["commit_latency_s"]["p50"] > 0
     assert row["ratio"] == row["baseline"]["commit_latency_s"]["p95"] / row["commit_latency_s"]["p95"]

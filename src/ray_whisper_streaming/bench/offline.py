@@ -36,19 +36,22 @@ def transcribe_offline(
     clips: Sequence[Clip],
     language: str,
     heard: Callable[[float], None] | None = None,
+    *,
+    beam_size: int = BEAM_SIZE,
 ) -> list[str]:
-    """The text of each clip, with faster-whisper's defaults: beam 5, its own fallbacks, no voice filter.
+    """The text of each clip, with faster-whisper's defaults: its own fallbacks, no voice filter.
 
     Args:
         model: see `load_whisper`.
         clips: what is transcribed, one after the other.
         language: of all of them.
         heard: called with the length of each clip, in seconds, when it is done.
+        beam_size: of the search; 1 is greedy, as live streams are by default.
     """
     whisper: Any = model  # its types leave some unknown
     texts: list[str] = []
     for clip in clips:
-        segments, _ = whisper.transcribe(as_float32(clip.audio), language=language, beam_size=BEAM_SIZE)
+        segments, _ = whisper.transcribe(as_float32(clip.audio), language=language, beam_size=beam_size)
         texts.append("".join(segment.text for segment in segments))
         if heard is not None:
             heard(clip.seconds)

@@ -115,12 +115,12 @@ def holds(row: Row) -> bool:
 def make_table(rows: Sequence[Row], title: str) -> Table:
     """The rows as a table for people, 80 columns wide; a row that holds a ``baseline`` gets a second line."""
     table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for heading in ("system", "N", *_COLUMNS):
-        table.add_column(heading, justify="left" if heading == "system" else "right", no_wrap=True)
+    for heading in ("", "N", *_COLUMNS):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for row in rows:
         _add(table, "this", row)
         if "baseline" in row:
-            _add(table, "original", row["baseline"])
+            _add(table, "orig.", row["baseline"])
     return table
 
 
@@ -129,11 +129,11 @@ _COLUMNS: Mapping[str, Sequence[tuple[str, ...]]] = {
     "commit s\np50/p95": [("commit_latency_s", "p50"), ("commit_latency_s", "p95")],
     "shown\np95 s": [("first_shown_latency_s", "p95")],
     "WER\n%": [("wer",)],
-    "offl.\nWER %": [("offline_wer",)],
+    "offline\nWER %": [("offline_greedy_wer",), ("offline_wer",)],
     "RTF": [("real_time_factor",)],
     "RSS\nMB": [("peak_rss_mb",)],
     "tail\nlost": [("tail_words_lost",)],
-    "lag\ngrows": [("lag_grows",)],
+    "lag\nup": [("lag_grows",)],
     "\nfail": [("failures",)],
 }
 
