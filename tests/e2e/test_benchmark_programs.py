@@ -86,7 +86,7 @@ def test_streams_beside_the_original(tmp_path, clips):
     assert row["latency_reference"] == "the system's own word ends"
     assert document["machine"]["cores"] >= 1
     assert "this" in done.stdout
-    assert "original" in done.stdout
+    assert "orig." in done.stdout
 
 
 @pytest.mark.model
@@ -111,3 +111,23 @@ def test_ends_of_utterances(tmp_path):
     row = json.loads(done.stdout)
     assert (row["all"]["ends"], row["all"]["inside_sentence"]) == (2, 1)
     assert 0.5 <= row["all"]["delay_at_sentence_end_s"]["mean"] <= 1.3
+
+
+@pytest.mark.model
+def test_terms_given_beforehand(tmp_path, clips):
+    silence = tmp_path / "silence.wav"
+    with wave.open(str(silence), "wb") as file:
+        file.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
+        file.writeframes(np.zeros(2 * SAMPLE_RATE, np.int16).tobytes())
+    entries = [*json.loads((clips / "samples.json").read_text())]
+    entries.append({"file": silence.name, "language": "none", "text": ""})
+    (clips / "samples.json").write_text(json.dumps(entries))
+    report = tmp_path / "terms.json"
+    arguments = ("--manifest", str(clips / "samples.json"), "--terms", "Weather", "zeppelin")
+    done = run("terms.py", *arguments, "--json", str(report))
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads(report.read_text())["results"]
+    assert [row["given"] for row in rows] == ["not", "hotwords", "prompt"]
+    for row in rows:
+        assert (row["said"], row["recall"], row["in_vain"]) == (1, 1.0, 0)
+        assert row["words_without_speech"] == 0

@@ -132,3 +132,10 @@ def test_what_is_said_again_in_no_time_was_not_said_again() -> None:
     spoken = [*said, *say("Welcome to the old town.", ends_s)]
     assert cut_echo(spoken) == spoken, "a phrase said twice takes its time twice"
     assert cut_echo(echo[:2], said[:2]) == echo[:2], "two words are an alignment's weakness"
+
+
+def test_still_less_is_enough_where_text_was_given_beforehand() -> None:
+    result = Result(job_id="s/1", no_speech_probability=0.35, average_log_probability=-0.7)
+    assert is_hallucination(result, voiced=False, prompted=True)
+    assert not is_hallucination(result, voiced=False)
+    assert not is_hallucination(result, prompted=True)

@@ -504,6 +504,18 @@ def test_whispers_own_doubt_weighs_more_where_no_voice_was_listened_for(voice_ac
     assert bool(shown) is voice_activity
 
 
+@pytest.mark.parametrize("given", [{}, {"hotwords": "Helstone"}, {"prompt": "Of Helstone."}])
+def test_text_given_beforehand_makes_up_no_word_where_no_voice_was_listened_for(
+    given: dict[str, str],
+) -> None:
+    stream = Stream("s", replace(WITHOUT_VOICE, **given))
+    push(stream, loud(3.0))
+    doubt = {"no_speech_probability": 0.35, "average_log_probability": -0.9}
+    answer(stream, next_job(stream), Word(" helstone", 0.2, 0.6), **doubt)
+    shown = [e.text for e in stream.events() if isinstance(e, (Partial, Committed)) and e.words]
+    assert bool(shown) is not bool(given)
+
+
 def test_a_doubtful_language_loses_no_word_when_windows_are_short() -> None:
     trimming = TrimmingOptions(trim_after_s=1.5, keep_s=1.0, hard_limit_s=2.0)
     options = StreamOptions(voice_activity=False, trimming=trimming)

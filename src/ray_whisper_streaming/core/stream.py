@@ -515,7 +515,8 @@ class Stream:
 
     def _new_words(self, job: Job, result: Result) -> list[Word]:
         """The words behind the committed ones, without those that Whisper made up."""
-        if is_hallucination(result, voiced=self._endpointer is not None):
+        prompted = bool(job.context or job.hotwords)
+        if is_hallucination(result, voiced=self._endpointer is not None, prompted=prompted):
             self._ledger.context.reset()
             return list(self._rest)
         known = count_prefix_words(result.words, job.prefix) if job.prefix else None
