@@ -82,7 +82,8 @@ class Job:
     Attributes:
         job_id: unique; a result is matched by it alone.
         stream_id: whose audio this is. A stream has at most one job in flight.
-        audio: int16 mono 16 kHz, shape (samples,), at most 30 s.
+        audio: int16 mono 16 kHz, shape (samples,), at most 30 s. It must not change any more: engines compare it with
+            the next window.
         start_sample: where the window stands in the stream, in samples.
         model: name, path or hub id, as given to the pool.
         language: Whisper's code (``"en"``), or None: detect it from this audio.
