@@ -63,8 +63,8 @@ class Task:
 
 
 def run_offline(task: Task, streams: int) -> dict[str, list[str]]:
-    """The text of each of the first so many streams, transcribed in one go by faster-whisper: with the search of live
-    streams, and with its own, which is what the model can do.
+    """The text of each of the first so many streams, transcribed in one go by faster-whisper: greedily, and
+    with the search it has by default, which is what the model can do.
 
     Returns:
         one text a stream for each search, by the key its word error rate has in a report.

@@ -115,7 +115,7 @@ async def measure(players: Players, streams: int) -> dict[str, Any]:
     await players.open(WARM_STREAMS)
     points: list[tuple[int, float]] = []
     untrimmed_mb = loaded_mb
-    for count in range(0, streams + 1, PHASES):
+    for count in range(0, max(streams, PHASES) + 1, PHASES):
         await players.open(PHASES if count else 0)
         gc.collect()
         untrimmed_mb = resident_mb()

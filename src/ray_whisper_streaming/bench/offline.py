@@ -46,7 +46,7 @@ def transcribe_offline(
         clips: what is transcribed, one after the other.
         language: of all of them.
         heard: called with the length of each clip, in seconds, when it is done.
-        beam_size: of the search; 1 is greedy, as live streams are by default.
+        beam_size: of the search; 1 is greedy.
     """
     whisper: Any = model  # its types leave some unknown
     texts: list[str] = []
