@@ -124,9 +124,12 @@ async def test_realtime_with_semantic_vad(async_client: AsyncOpenAI) -> None:
         # would end the turn after 8 s; a whole sentence in front of it does so after one.
         beginning = speech(TOUR, PCM_RATE)[: 9 * PCM_RATE].tobytes() + bytes(PCM_RATE * 2 * 6)
         await send(connection, beginning, PCM_RATE * 2, pace=True)
-        events = await read_until(connection, COMPLETED)
-    assert events[-1].transcript.startswith("Welcome")
-    assert re.search(r"300 years ago\.$", events[-1].transcript)
+        # The pause behind the first sentence is about a second, too: whether a pass falls into it goes by chance.
+        transcripts = [(await read_until(connection, COMPLETED))[-1].transcript]
+        while not transcripts[-1].endswith("300 years ago."):
+            transcripts.append((await read_until(connection, COMPLETED))[-1].transcript)
+    assert transcripts[0].startswith("Welcome")
+    assert len(transcripts) <= 2
 
 
 @pytest.mark.parametrize(("kind", "law"), [("audio/pcmu", "pcm_mulaw"), ("audio/pcma", "pcm_alaw")])
