@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from functools import partial
 from importlib import resources
 from pathlib import Path
 
@@ -132,7 +133,12 @@ def test_stdin_as_json_lines() -> None:
 @pytest.mark.model
 def test_text_from_stdin_comes_while_it_is_open_and_ctrl_c_ends_it() -> None:
     with subprocess.Popen(
-        [*COMMAND, "transcribe", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [*COMMAND, "transcribe", "-"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # Tests that a shell runs in the background are started with the signal ignored, and hand that on.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
