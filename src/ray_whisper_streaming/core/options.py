@@ -84,7 +84,8 @@ class TrimmingOptions:
         hard_limit_s: a window this long is trimmed even if nothing could be committed.
         bridge_s: a pause up to this long stays in the window, so that Whisper knows the voice and the subject when
             the next utterance begins; after a longer one the window starts afresh.
-        busy_after_s: when passes are further apart than this, because the pool is busy, windows are kept shorter:
+        busy_after_s: when passes are further apart than this, because the pool is busy, windows are kept shorter (a
+            smaller value suits engines that encode every window whole):
         busy_trim_after_s: the limit then.
         busy_keep_s: the audio kept then.
     """
@@ -94,7 +95,7 @@ class TrimmingOptions:
     keep_s: float = 10.0
     hard_limit_s: float = 24.0
     bridge_s: float = 3.0
-    busy_after_s: float = 0.9
+    busy_after_s: float = 1.3
     busy_trim_after_s: float = 12.0
     busy_keep_s: float = 8.0
 
