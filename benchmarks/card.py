@@ -166,7 +166,7 @@ def dictating_engine(shape: str, tape: Tape, args: argparse.Namespace) -> Any:
     from ray_whisper_streaming.engines.models import resolve_model
     from ray_whisper_streaming.engines.tokenizers import Vocabulary
     from ray_whisper_streaming.engines.torch.backend import EncodedWindows, TorchBackend
-    from ray_whisper_streaming.engines.torch.engine import MAX_BATCH_SIZE
+    from ray_whisper_streaming.engines.torch.engine import MAX_BATCH_SIZE, memory_limit
     from ray_whisper_streaming.engines.torch.memory import plan_memory, shape_of
     from ray_whisper_streaming.engines.torch.runtime import torch
     from ray_whisper_streaming.engines.window_engine import LoadedModel, WindowEngine
@@ -198,6 +198,7 @@ def dictating_engine(shape: str, tape: Tape, args: argparse.Namespace) -> Any:
                 shape_of(weights),
                 number_bytes=number_type.itemsize,
                 max_batch_size=args.batch or MAX_BATCH_SIZE[args.device],
+                limit_bytes=memory_limit(args.device),
             )
             device = torch.device(args.device)
             backend = DictatingBackend(weights, vocabulary, plan, device=device, number_type=number_type)

@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,9 @@ import torch
 from ray_whisper_streaming.bench.machine import describe_machine
 from ray_whisper_streaming.bench.material import find_material, load_clips
 from ray_whisper_streaming.core.jobs import SAMPLE_RATE, DecodeOptions, Job
+from ray_whisper_streaming.engines.backend import FRAMES_PER_POSITION
 from ray_whisper_streaming.engines.mel import FRAMES_PER_S
+from ray_whisper_streaming.engines.remembering import SETTLED
 from ray_whisper_streaming.engines.search import Candidates, Request, TokenRules, decode_with_beams
 from ray_whisper_streaming.engines.torch.alignment import first_positions
 from ray_whisper_streaming.engines.torch.cache import Cache
@@ -38,7 +40,9 @@ from ray_whisper_streaming.engines.torch.decoder import Decoder
 from ray_whisper_streaming.engines.torch.encoder import Encoder
 from ray_whisper_streaming.engines.torch.graphs import CapturedSteps, PlainSteps
 from ray_whisper_streaming.engines.torch.layers import Parameters
-from ray_whisper_streaming.engines.torch.memory import plan_memory, shape_of
+from ray_whisper_streaming.engines.torch.memory import plan_memory, position_bytes, shape_of
+from ray_whisper_streaming.engines.torch.passes import Part
+from ray_whisper_streaming.engines.torch.remembered import Remembered, Rows
 from ray_whisper_streaming.engines.torch.steps import Chooser, Stepper, TorchSteps
 from ray_whisper_streaming.engines.weights import WhisperWeights
 
@@ -50,6 +54,9 @@ TEXT = 128
 
 PROMPT, PREFIX, NEW = 64, 20, 24
 """Tokens of context, of the forced prefix, and new ones of a whole decode: a stream with one update a second."""
+
+NEW_POSITIONS = 3 * SETTLED
+"""Of a window that goes on: a second new, one that had not settled, and one of padding."""
 
 GENERATE_WINDOW_S = 12
 
@@ -185,15 +192,22 @@ class Ours:
     def __init__(self, weights: WhisperWeights, args: argparse.Namespace) -> None:
         self.device = torch.device(args.device)
         number_type = getattr(torch, args.number_type)
-        self.plan = plan_memory(
-            shape_of(weights), number_bytes=number_type.itemsize, max_batch_size=max(args.batches)
+        model = shape_of(weights)
+        remembered = (
+            min(ENCODER_BATCH, max(args.batches)) * max(args.windows) * FRAMES_PER_S // FRAMES_PER_POSITION
+        )
+        self.plan = replace(
+            plan_memory(model, number_bytes=number_type.itemsize, max_batch_size=max(args.batches)),
+            remembered_positions=remembered,
+            remembered_bytes=remembered * position_bytes(model, number_type.itemsize),
         )
         started = time.perf_counter()
         parameters = Parameters(weights, self.device, number_type)
-        self.encoder = Encoder(parameters, batch=ENCODER_BATCH)
+        memory = Remembered(model, remembered, device=self.device, number_type=number_type)
+        self.encoder = Encoder(parameters, batch=ENCODER_BATCH, memory=memory)
         self.decoder = Decoder(parameters)
         self.cache = Cache(
-            shape_of(weights),
+            model,
             slots=self.plan.slots,
             rows=self.plan.rows,
             device=self.device,
@@ -236,12 +250,13 @@ def measure_encoder(report: Report, name: str, ours: Ours, clock: Clock, args: a
     for seconds in args.windows:
         mels = ours.mels(batch, seconds)
         flop = SHAPES[name].encoder_flop(seconds * FRAMES_PER_S // 2)
-        frames = [seconds * FRAMES_PER_S] * batch
+        frames = seconds * FRAMES_PER_S
+        parts = [Part(frames)] * batch
 
         def encode(
-            mels: torch.Tensor = mels, frames: list[int] = frames, flop: float = flop
+            mels: torch.Tensor = mels, parts: list[Part] = parts, flop: float = flop
         ) -> dict[str, Any]:
-            ms = clock.ms(lambda: ours.encoder(mels, frames)) / batch
+            ms = clock.ms(lambda: ours.encoder(mels, parts)) / batch
             return {"ms_per_item": ms, "peak_share": flop / (ms / 1000) / peak}
 
         report.add(encode, shape=name, part="encoder", engine="torch", window_s=seconds)
@@ -250,22 +265,40 @@ def measure_encoder(report: Report, name: str, ours: Ours, clock: Clock, args: a
         counts = torch.full((batch,), seconds * FRAMES_PER_S, device=ours.device)
 
         def spectrogram(
-            sounds: torch.Tensor = sounds, counts: torch.Tensor = counts, frames: int = seconds * FRAMES_PER_S
+            sounds: torch.Tensor = sounds, counts: torch.Tensor = counts, frames: int = frames
         ) -> dict[str, Any]:
             return {"ms_per_item": clock.ms(lambda: ours.encoder.spectrogram(sounds, counts, frames)) / batch}
 
         report.add(spectrogram, shape=name, part="spectrogram", engine="torch", window_s=seconds)
 
+        # Windows of which all but the end is remembered.
+        positions = frames // FRAMES_PER_POSITION
+        going_on = [
+            Part(frames, positions - length, Rows(rows[:-length], rows[-length : SETTLED - length]))
+            for length in [min(NEW_POSITIONS, positions)]
+            for rows in np.arange(batch * positions).reshape(batch, positions)
+        ]
+
+        def remembering(
+            mels: torch.Tensor = mels, parts: list[Part] = going_on, frames: int = frames
+        ) -> dict[str, Any]:
+            ends = mels[:, :, parts[0].begin :].contiguous()
+            return {"ms_per_item": clock.ms(lambda: ours.encoder(ends, parts)) / batch}
+
+        report.add(
+            remembering, shape=name, part="encoder", engine="torch, the rest remembered", window_s=seconds
+        )
+
         # Windows that differ in length, from half of it on.
         several = [
             max(2, (half + row * half // batch) // 2 * 2)
-            for half in [frames[0] // 2]
+            for half in [frames // 2]
             for row in range(1, batch + 1)
         ]
 
         def ragged(mels: torch.Tensor = mels, several: list[int] = several) -> dict[str, Any]:
             return {
-                "ms_per_item": clock.ms(lambda: ours.encoder(mels, several)) / batch,
+                "ms_per_item": clock.ms(lambda: ours.encoder(mels, [Part(each) for each in several])) / batch,
                 "mean_s": sum(several) / batch / FRAMES_PER_S,
             }
 

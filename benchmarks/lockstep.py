@@ -24,8 +24,8 @@ from ray_whisper_streaming.bench.material import find_material, load_clips, make
 from ray_whisper_streaming.bench.scoring import percentiles, score_stream
 from ray_whisper_streaming.bench.text_errors import errors_by_place, word_error_rate
 from ray_whisper_streaming.bench.variants import Variant
+from ray_whisper_streaming.engines import remembering
 from ray_whisper_streaming.engines.factory import EngineName, engine_factory_for
-from ray_whisper_streaming.engines.onnx import memory
 
 WHOLE = 9999
 """Positions that never settle: longer than any window."""
@@ -45,7 +45,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     clips = load_clips(folder, args.language)
     materials = [make_material(clips, index, args.seconds) for index in range(args.streams)]
     if args.encode_whole:
-        memory.SETTLED = WHOLE
+        remembering.SETTLED = WHOLE
     engine = engine_factory_for(args.engine, model=args.model)()
     engine.warm_up()
     logs, work = run_lockstep(engine, materials, stream_options(args), step_s=args.step_s)
@@ -109,7 +109,9 @@ def main(arguments: list[str] | None = None) -> None:
         help="word errors of faster-whisper in one go, greedy and beam 5, too",
     )
     parser.add_argument(
-        "--encode-whole", action="store_true", help="ONNX engine: remember nothing of earlier passes"
+        "--encode-whole",
+        action="store_true",
+        help="remember nothing of earlier passes",
     )
     parser.add_argument("--no-vad", dest="voice_activity", action="store_false")
     print(json.dumps(measure(parser.parse_args(arguments)), indent=1))

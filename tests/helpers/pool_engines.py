@@ -31,7 +31,7 @@ class ForgetfulEngine(OnnxEngine):
         loaded = super()._load()
         encoder: Any = loaded.backend
         memory: EncoderMemory = encoder._encoder._memory
-        memory._max_bytes = 0
+        memory._windows._most_positions = 0
         return loaded
 
 

@@ -27,7 +27,7 @@ from tests.helpers.small_whisper import (
     small_windows,
 )
 
-from ray_whisper_streaming.engines import alignment
+from ray_whisper_streaming.engines import alignment, remembering
 from ray_whisper_streaming.engines.backend import Source
 from ray_whisper_streaming.engines.mel import HOP, MelCache
 from ray_whisper_streaming.engines.search import Request, Transcript, decode_with_beams
@@ -38,6 +38,8 @@ from ray_whisper_streaming.engines.torch.encoder import Encoder
 from ray_whisper_streaming.engines.torch.graphs import CapturedSteps, PlainSteps
 from ray_whisper_streaming.engines.torch.layers import Parameters
 from ray_whisper_streaming.engines.torch.memory import plan_memory, shape_of
+from ray_whisper_streaming.engines.torch.passes import Part
+from ray_whisper_streaming.engines.torch.remembered import Remembered
 from ray_whisper_streaming.engines.torch.runtime import Tensor, has_gpu, torch
 from ray_whisper_streaming.engines.torch.steps import Asked, Chooser, Stepper, TorchSteps
 
@@ -67,7 +69,7 @@ class Small:
                 CapturedSteps() if name == "cuda" else PlainSteps(),
             )
             self.outputs: list[Tensor] = [
-                self.encoder(torch.from_numpy(mel).to(device)[None], [mel.shape[1]])[0]
+                self.encoder(torch.from_numpy(mel).to(device)[None], [Part(mel.shape[1])])[0]
                 for mel in small_windows()
             ]
 
@@ -124,6 +126,53 @@ def test_windows_are_encoded_side_by_side_as_each_would_be_alone(
     for source, frames, output in zip(sources, padded, found, strict=True):
         mel = MelCache(BANDS).padded(source.stream_id, 0, source.audio, frames)
         np.testing.assert_allclose(output.cpu().numpy(), plain_encoder(mel)[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("batch", [1, 5])
+def test_growing_windows_are_encoded_from_where_the_passes_before_left_off(
+    device: str, batch: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(remembering, "SETTLED", 4)
+    monkeypatch.setattr(remembering, "WHOLE_BELOW", 11)
+    generator = np.random.default_rng(batch)
+    torch.set_num_threads(1)
+    placed = {"device": torch.device(device), "number_type": torch.float32}
+    memory = Remembered(shape_of(WEIGHTS), 3 * FRAMES // 2, **placed)
+    with torch.inference_mode():
+        encoder = Encoder(Parameters(WEIGHTS, *placed.values()), batch=batch, memory=memory)
+    audios = generator.integers(-9999, 9999, (3, 2 * FRAMES * HOP)).astype(np.int16)
+    past: dict[tuple[int, int], list[np.ndarray]] = {}
+    # Three streams, frames and start of the window in each pass. They grow at their own pace, from windows too short to
+    # be remembered; one has nothing new once, one begins elsewhere and must not get what others still need.
+    passes = [
+        [(20, 0), (36, 0), (8, 0)],
+        [(26, 0), (36, 0), (24, 0)],
+        [(36, 0), (30, 9), (30, 0)],
+        [(38, 0), (34, 9), (40, 0)],
+    ]
+    went_on = 0
+    for windows in passes:
+        sources = [
+            Source(str(stream), start, audios[stream, start * HOP : (start + frames) * HOP])
+            for stream, (frames, start) in enumerate(windows)
+        ]
+        padded = [min(FRAMES, source.frames + 2) for source in sources]
+        with torch.inference_mode():
+            found = encoder.run(sources, padded)
+            whole = encoder.run(sources, padded, anew=True)
+        for stream, (source, frames) in enumerate(zip(sources, padded, strict=True)):
+            mel = MelCache(BANDS).padded(source.stream_id, 0, source.audio, frames)
+            window = stream, source.start_sample
+            known = past.get(window, [])
+            wanted, states = plain_encoder(mel, known)
+            # What is remembered has 8 bits: half a step of numbers up to 3 is 0.012, and layers add theirs up.
+            np.testing.assert_allclose(found[stream].cpu(), wanted, atol=0.05 if known else 1e-4)
+            np.testing.assert_allclose(whole[stream].cpu(), plain_encoder(mel)[0], atol=1e-4)
+            went_on += bool(known)
+            settled = source.frames // 2 - 4 if source.frames // 2 >= 11 else 0
+            past[window] = [state[:settled] for state in states] if settled else []
+    assert went_on == 6
 
 
 @settings(max_examples=40)

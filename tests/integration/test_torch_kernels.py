@@ -108,12 +108,17 @@ def test_cheapest_paths():
 
 
 @pytest.mark.skipif(not has_gpu(), reason="needs a GPU: the kernel is PyTorch's own")
-@pytest.mark.parametrize("lengths", [[1], [64, 5, 130]])
-def test_attention_within_windows(lengths: list[int]):
-    parts = numbers(sum(lengths), 3 * HEADS * SIZE)
+@pytest.mark.parametrize(
+    ("asking", "seen"), [([1], [1]), ([64, 5, 130], [64, 5, 130]), ([3, 5, 60], [64, 5, 1130])]
+)
+def test_attention_within_windows(asking: list[int], seen: list[int]):
+    queries, keys_values = numbers(sum(asking), HEADS * SIZE), numbers(sum(seen), 2 * HEADS * SIZE)
 
-    def attended(parts: Tensor) -> Tensor:
-        queries, keys, values = parts.chunk(3, dim=1)
-        return attend_within(queries, keys, values, Spans.of(lengths, parts.device), HEADS)
+    def attended(queries: Tensor, keys_values: Tensor) -> Tensor:
+        keys, values = keys_values.chunk(2, dim=1)
+        queries_at, keys_at = (Spans.of(lengths, queries.device) for lengths in (asking, seen))
+        return attend_within(queries, keys, values, queries_at, keys_at, HEADS)
 
-    close(attended(parts.to(DEVICE)), attended(parts.float()))
+    close(
+        attended(queries.to(DEVICE), keys_values.to(DEVICE)), attended(queries.float(), keys_values.float())
+    )

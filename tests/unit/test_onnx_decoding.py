@@ -26,9 +26,9 @@ from tests.helpers.small_whisper import (
     small_windows,
 )
 
+from ray_whisper_streaming.engines import remembering
 from ray_whisper_streaming.engines.backend import Source
 from ray_whisper_streaming.engines.mel import HOP
-from ray_whisper_streaming.engines.onnx import memory
 from ray_whisper_streaming.engines.onnx.sessions import CrossCache, Decoder, Encoder
 from ray_whisper_streaming.engines.onnx.steps import OnnxSteps
 from ray_whisper_streaming.engines.search import Request, Transcript, decode_with_beams
@@ -101,8 +101,8 @@ def check_cross(found: CrossCache, row: int, output: np.ndarray, *, atol: float 
 
 
 def test_a_growing_window_is_encoded_from_where_the_pass_before_left_off(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(memory, "SETTLED", 4)
-    monkeypatch.setattr(memory, "WHOLE_BELOW", 11)
+    monkeypatch.setattr(remembering, "SETTLED", 4)
+    monkeypatch.setattr(remembering, "WHOLE_BELOW", 11)
     generator = np.random.default_rng(4)
     encoder = Encoder(WEIGHTS, threads=1, quantise=False)
     audio = generator.integers(-9999, 9999, FRAMES * HOP).astype(np.int16)

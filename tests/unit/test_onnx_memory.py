@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ray_whisper_streaming.engines.backend import SAMPLES_PER_POSITION, Source
-from ray_whisper_streaming.engines.onnx.memory import SETTLED, WHOLE_BELOW, EncoderMemory, Known, Parts
+from ray_whisper_streaming.engines.onnx.memory import EncoderMemory, Parts
+from ray_whisper_streaming.engines.remembering import SETTLED, WHOLE_BELOW, Known
 
 TENSORS, SIZE, PARTS = 3, 4, 2
 POSITION_BYTES = TENSORS * (SIZE + 2 * PARTS)
@@ -26,7 +27,7 @@ def fresh(count: int, value: int) -> Parts:
     )
 
 
-def heard(memory: EncoderMemory, window: Source, value: int = 1) -> Known | None:
+def heard(memory: EncoderMemory, window: Source, value: int = 1) -> Known[Parts] | None:
     """One pass over a window, padded by 100 positions."""
     known = memory.recall(window)
     positions = len(window.audio) // SAMPLES_PER_POSITION + 100
@@ -43,10 +44,10 @@ def test_a_window_that_grew_is_known_but_for_its_last_second():
     known = memory.recall(source(410))
     assert known is not None
     assert known.positions == 400 - SETTLED
-    assert known.parts.numbers[340 - SETTLED - 1, 0, 0] == 1
-    assert known.parts.numbers[340 - SETTLED, 2, 0] == 7
-    assert known.parts.steps[340 - SETTLED - 1, 0, 0] == 1.5
-    assert known.parts.steps[340 - SETTLED, 2, 0] == 7.5
+    assert known.held.numbers[340 - SETTLED - 1, 0, 0] == 1
+    assert known.held.numbers[340 - SETTLED, 2, 0] == 7
+    assert known.held.steps[340 - SETTLED - 1, 0, 0] == 1.5
+    assert known.held.steps[340 - SETTLED, 2, 0] == 7.5
 
 
 def test_other_audio_is_not_taken_for_what_is_known():

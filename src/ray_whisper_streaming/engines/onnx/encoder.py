@@ -11,16 +11,13 @@ from ray_whisper_streaming.engines.mel import Float32
 from ray_whisper_streaming.engines.onnx.graph import FUSED, Graph, Rows
 from ray_whisper_streaming.engines.weights import WhisperWeights
 
-__all__ = ["OVERLAP", "encoder_graph"]
+__all__ = ["encoder_graph"]
 
 KERNEL = 3
 """Frames under one output of a convolution."""
 
 FAR = np.iinfo(np.int64).max
 """The end of whatever is sliced."""
-
-OVERLAP = 1
-"""Positions computed once more in front of the new ones, and dropped: their convolutions see an edge."""
 
 LEVELS = 127
 """Levels of 8 bits on each side of zero."""

@@ -14,8 +14,9 @@ import onnxruntime
 from ray_whisper_streaming.engines.backend import FRAMES_PER_POSITION, Source
 from ray_whisper_streaming.engines.mel import Float32
 from ray_whisper_streaming.engines.onnx.decoder import decoder_graph
-from ray_whisper_streaming.engines.onnx.encoder import OVERLAP, encoder_graph
-from ray_whisper_streaming.engines.onnx.memory import EncoderMemory, Known, Parts
+from ray_whisper_streaming.engines.onnx.encoder import encoder_graph
+from ray_whisper_streaming.engines.onnx.memory import EncoderMemory, Parts
+from ray_whisper_streaming.engines.remembering import OVERLAP, Known
 from ray_whisper_streaming.engines.weights import WhisperWeights
 
 __all__ = [
@@ -113,7 +114,7 @@ class Encoder:
             self._memory.keep(source, before, Parts(outputs["fresh"], outputs["steps"]))
         return self._side_by_side(encoded)
 
-    def _encode(self, session: _Session, mel: Float32, known: Known | None) -> dict[str, Any]:
+    def _encode(self, session: _Session, mel: Float32, known: Known[Parts] | None) -> dict[str, Any]:
         """The graph's outputs by name."""
         positions = mel.shape[1] // FRAMES_PER_POSITION
         first = known.positions if known else 0
@@ -124,7 +125,7 @@ class Encoder:
         )
         binding.bind_cpu_input("overlap", np.array([overlap]))
         binding.bind_cpu_input("first", np.array([first]))
-        past = known.parts if known else self._memory.nothing
+        past = known.held if known else self._memory.nothing
         binding.bind_cpu_input("past", past.numbers[:first])
         binding.bind_cpu_input("past_steps", past.steps[:first])
         outputs: dict[str, npt.NDArray[Any]] = {

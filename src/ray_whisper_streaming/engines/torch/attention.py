@@ -31,20 +31,26 @@ class Spans:
         return cls(lengths, to_device(np.cumsum([0, *lengths]).astype(np.int32), device))
 
 
-def attend_within(queries: Tensor, keys: Tensor, values: Tensor, spans: Spans, heads: int) -> Tensor:
+def attend_within(
+    queries: Tensor, keys: Tensor, values: Tensor, asking: Spans, seen: Spans, heads: int
+) -> Tensor:
     """What each position attends to within its own window.
 
     Args:
-        queries: shape (positions of all windows, width), as keys, values and what comes back.
-        keys: what is compared.
+        queries: shape (positions that ask, of all windows, width), as what comes back.
+        keys: shape (positions that are seen, width), as values.
         values: what is attended to.
-        spans: of the windows.
+        asking: of the windows, in the queries.
+        seen: of the same windows, in keys and values.
         heads: of the attention.
     """
     if queries.device.type == "cuda" and queries.dtype.itemsize == 2:
         queries, keys, values = (part.unflatten(-1, (heads, -1)) for part in (queries, keys, values))
-        return packed_attention(queries, keys, values, spans.bounds, max(spans.lengths)).flatten(1)
-    windows = zip(*(part.split(spans.lengths) for part in (queries, keys, values)), strict=True)
+        bounds, longest = (asking.bounds, seen.bounds), (max(asking.lengths), max(seen.lengths))
+        return packed_attention(queries, keys, values, bounds, longest).flatten(1)
+    windows = zip(
+        queries.split(asking.lengths), keys.split(seen.lengths), values.split(seen.lengths), strict=True
+    )
     return torch.cat(
         [joined(attend(*(split(part[None], heads) for part in window)))[0] for window in windows]
     )

@@ -22,6 +22,7 @@ from ray_whisper_streaming.engines.torch.encoder import Encoder
 from ray_whisper_streaming.engines.torch.graphs import CapturedSteps, PlainSteps
 from ray_whisper_streaming.engines.torch.layers import Parameters
 from ray_whisper_streaming.engines.torch.memory import ALIGNED_AT_ONCE, MemoryPlan, shape_of
+from ray_whisper_streaming.engines.torch.remembered import Remembered
 from ray_whisper_streaming.engines.torch.runtime import Tensor, on_cpu, to_device, torch
 from ray_whisper_streaming.engines.torch.steps import Asked, Chooser, Stepper, TorchSteps
 from ray_whisper_streaming.engines.weights import WhisperWeights
@@ -72,11 +73,13 @@ class TorchBackend:
         self._queue = torch.cuda.Stream(device) if device.type == "cuda" else None
         with self._computing():
             parameters = Parameters(weights, device, number_type)
-            self._encoder = Encoder(parameters, batch=plan.encoder_batch)
+            shape = shape_of(weights)
+            memory = Remembered(shape, plan.remembered_positions, device=device, number_type=number_type)
+            self._encoder = Encoder(parameters, batch=plan.encoder_batch, memory=memory)
             self._decoder = Decoder(parameters)
             self._alignment_heads = len(weights.alignment_heads)
             self._cache = Cache(
-                shape_of(weights), slots=plan.slots, rows=plan.rows, device=device, number_type=number_type
+                shape, slots=plan.slots, rows=plan.rows, device=device, number_type=number_type
             )
             tokenizer = self.tokenizer("en", "transcribe")
             self._end_of_text, self._start = tokenizer.eot, tokenizer.sot_sequence[0]
@@ -103,9 +106,9 @@ class TorchBackend:
     def encode(
         self, sources: Sequence[Source], padded_frames: Sequence[int], *, anew: bool = False
     ) -> EncodedWindows:
-        """See `Backend.encode`. Earlier passes are not gone by."""
+        """See `Backend.encode`."""
         with self._computing():
-            return EncodedWindows(self._encoder.run(sources, padded_frames))
+            return EncodedWindows(self._encoder.run(sources, padded_frames, anew=anew))
 
     def take(self, encoded: EncodedWindows, rows: Sequence[int]) -> EncodedWindows:
         """See `Backend.take`."""

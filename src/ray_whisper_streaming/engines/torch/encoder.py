@@ -1,14 +1,14 @@
-"""Whisper's encoder, for windows of any lengths one behind the other."""
+"""Whisper's encoder, for windows of any lengths one behind the other, and for what is new in them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ray_whisper_streaming.engines.backend import FRAMES_PER_POSITION, Source
-from ray_whisper_streaming.engines.torch.attention import Spans, attend_within
+from ray_whisper_streaming.engines.torch.attention import attend_within
 from ray_whisper_streaming.engines.torch.layers import (
     FeedForward,
     Linear,
@@ -17,7 +17,9 @@ from ray_whisper_streaming.engines.torch.layers import (
     added_and_normalised,
 )
 from ray_whisper_streaming.engines.torch.memory import WINDOW_POSITIONS
-from ray_whisper_streaming.engines.torch.runtime import Tensor, functional, to_device
+from ray_whisper_streaming.engines.torch.passes import Part, Pass
+from ray_whisper_streaming.engines.torch.remembered import Remembered
+from ray_whisper_streaming.engines.torch.runtime import Tensor, functional, to_device, torch
 from ray_whisper_streaming.engines.torch.spectrogram import Spectrogram
 
 __all__ = ["Encoder"]
@@ -35,17 +37,20 @@ class Encoder:
     """Encodes windows; what comes out for one does not depend on its neighbours, but for rounding.
 
     From the convolutions on, the windows of a batch stand one behind the other, without padding: shorter ones cost
-    less. For the convolutions they are sorted by length, so that little is padded there.
+    less. For the convolutions they are sorted by length, so that little is padded there. With a memory, only what is
+    new in a stream's window is computed (`engines.remembering`), and attends to what is remembered as well.
 
     Args:
         parameters: of the model.
         batch: windows of full length computed at once; of shorter ones, so many more.
+        memory: of the windows of streams.
     """
 
-    def __init__(self, parameters: Parameters, *, batch: int) -> None:
+    def __init__(self, parameters: Parameters, *, batch: int, memory: Remembered | None = None) -> None:
         self._frames_at_once = batch * WINDOW_POSITIONS * FRAMES_PER_POSITION
         self._device = parameters.device
         self._heads = parameters.weights.encoder_heads
+        self._memory = memory
         self.spectrogram = Spectrogram(
             parameters.weights.mel_bands, parameters.device, parameters.number_type
         )
@@ -63,34 +68,66 @@ class Encoder:
         ]
         self._norm = parameters.norm("encoder")
 
-    def run(self, sources: Sequence[Source], padded_frames: Sequence[int]) -> list[Tensor]:
-        """Encode windows of audio, lengthened to so many frames: for each, shape (positions, width)."""
-        order = sorted(range(len(sources)), key=lambda row: padded_frames[row])
+    def run(
+        self, sources: Sequence[Source], padded_frames: Sequence[int], *, anew: bool = False
+    ) -> list[Tensor]:
+        """Encode windows of audio, lengthened to so many frames: for each, shape (positions, width).
+
+        ``anew``: without the memory.
+        """
+        if self._memory is None or anew:
+            return self._run(sources, [Part(frames) for frames in padded_frames])
+        known = [self._memory.recall(source) for source in sources]
+        parts = [
+            Part(frames, one.positions if one else 0, self._memory.settle(source, one))
+            for source, frames, one in zip(sources, padded_frames, known, strict=True)
+        ]
+        try:
+            return self._run(sources, parts)
+        except BaseException:
+            self._memory.forget(sources)
+            raise
+        finally:
+            self._memory.release()
+
+    def _run(self, sources: Sequence[Source], parts: Sequence[Part]) -> list[Tensor]:
+        order = sorted(range(len(sources)), key=lambda row: parts[row].length)
         sounds = self.spectrogram.upload([sources[row].audio for row in order])
         audible = to_device(np.array([sources[row].frames for row in order]), self._device)
         found: dict[int, Tensor] = {}
-        first = 0
-        while first < len(order):
-            last = first + 1
-            while (
-                last < len(order) and (last + 1 - first) * padded_frames[order[last]] <= self._frames_at_once
-            ):
-                last += 1
-            rows = order[first:last]
-            mels = self.spectrogram(sounds[first:last], audible[first:last], padded_frames[rows[-1]])
-            found |= zip(rows, self(mels, [padded_frames[row] for row in rows]), strict=True)
-            first = last
+        for piece in _pieces(
+            [parts[row].length * FRAMES_PER_POSITION for row in order], self._frames_at_once
+        ):
+            rows = order[piece]
+            computed = [parts[row] for row in rows]
+            mels = self._spectrograms(sounds[piece], audible[piece], computed)
+            found |= zip(rows, self(mels, computed), strict=True)
         return [found[row] for row in range(len(sources))]
 
-    def __call__(self, mels: Tensor, frames: Sequence[int]) -> Sequence[Tensor]:
+    def _spectrograms(self, sounds: Tensor, audible: Tensor, parts: Sequence[Part]) -> Tensor:
+        """What the convolutions are given, side by side; shape (windows, bands, frames), zeros behind the shorter."""
+        count = max((part.length + part.overlap) * FRAMES_PER_POSITION for part in parts)
+        begins = np.array([part.begin for part in parts])
+        longest = max(part.frames for part in parts)
+        found: list[Tensor] = []
+        # All of a window's audio counts as to how loud it is, so that more is computed than taken.
+        for piece in _pieces([longest] * len(parts), self._frames_at_once):
+            mels = self.spectrogram(sounds[piece], audible[piece], longest + 1)
+            # The last of them is behind all audio: zeros.
+            columns = to_device(np.minimum(begins[piece, None] + np.arange(count), longest), self._device)
+            found.append(mels.gather(2, columns[:, None].expand(-1, mels.shape[1], -1)))
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+    def __call__(self, mels: Tensor, parts: Sequence[Part]) -> list[Tensor]:
         """One pass.
 
         Args:
-            mels: shape (windows, bands, frames), zeros behind the shorter ones.
-            frames: of each window, even.
+            mels: the frames of each part from `Part.begin` on, shape (windows, bands, frames); with zeros
+                behind the shorter ones.
+            parts: what is computed of each window.
 
         Returns:
-            of each window, shape (positions, width).
+            of each window, what is remembered included, shape (positions, width).
         """
         first, second = self._convolutions
         hidden = functional.gelu(functional.conv1d(mels, first.weight, first.bias, padding=1))
@@ -98,25 +135,50 @@ class Encoder:
         hidden = functional.gelu(
             functional.conv1d(hidden, second.weight, second.bias, stride=FRAMES_PER_POSITION, padding=1)
         )
+        pass_ = Pass(parts, self._device)
         # As it is wanted from here on: a transposed view would stay one through all sums to come, and slow them down.
         hidden = hidden.transpose(1, 2).contiguous()
-        lengths = [count // FRAMES_PER_POSITION for count in frames]
-        hidden = _packed(hidden + self._positions[: hidden.shape[1]], lengths)
-        spans = Spans.of(lengths, hidden.device)
+        hidden = pass_.packed(hidden) + self._positions[pass_.encodings]
         change = None
-        for layer in self._layers:
+        for number, layer in enumerate(self._layers):
             hidden, normalised = added_and_normalised(hidden, change, layer.norm)
-            queries, keys, values = layer.queries_keys_values(normalised).chunk(3, dim=-1)
-            change = layer.out(attend_within(queries, keys, values, spans, self._heads))
+            queries, keys_values = layer.queries_keys_values(normalised).split(
+                [hidden.shape[1], 2 * hidden.shape[1]], dim=-1
+            )
+            keys, values = self._with_remembered(number, pass_, keys_values).chunk(2, dim=-1)
+            change = layer.out(attend_within(queries, keys, values, pass_.new, pass_.all, self._heads))
             hidden, normalised = added_and_normalised(hidden, change, layer.feed_forward.norm)
             change = layer.feed_forward(normalised)
-        return added_and_normalised(hidden, change, self._norm)[1].split(lengths)
+        outputs = added_and_normalised(hidden, change, self._norm)[1]
+        return list(self._outputs_with_remembered(pass_, outputs).split(pass_.all.lengths))
+
+    def _with_remembered(self, layer: int, pass_: Pass, new: Tensor) -> Tensor:
+        """Keys and values of all positions, from those of the new ones, some of which are remembered from now on."""
+        if self._memory is None:
+            return new
+        if pass_.kept is not None:
+            self._memory.put(layer, pass_.kept_rows, new[pass_.kept])
+        if pass_.known_rows is None:
+            return new
+        return pass_.joined(self._memory.get(layer, pass_.known_rows), new)
+
+    def _outputs_with_remembered(self, pass_: Pass, new: Tensor) -> Tensor:
+        """The same of what comes out."""
+        if self._memory is None:
+            return new
+        if pass_.kept is not None:
+            self._memory.put_outputs(pass_.kept_rows, new[pass_.kept])
+        if pass_.known_rows is None:
+            return new
+        return pass_.joined(self._memory.outputs(pass_.known_rows), new)
 
 
-def _packed(hidden: Tensor, lengths: Sequence[int]) -> Tensor:
-    """Windows one behind the other: shape (windows, positions, width) to (positions of all, width)."""
-    width: int = hidden.shape[1]
-    if all(length == width for length in lengths):
-        return hidden.flatten(0, 1)
-    kept = np.arange(width) < np.array(lengths)[:, None]
-    return hidden.flatten(0, 1)[to_device(np.flatnonzero(kept), hidden.device)]
+def _pieces(frames: Sequence[int], at_once: int) -> Iterator[slice]:
+    """Slices of windows in order of length, each of so few that, padded to the longest, they are no more frames."""
+    first = 0
+    while first < len(frames):
+        last = first + 1
+        while last < len(frames) and (last + 1 - first) * frames[last] <= at_once:
+            last += 1
+        yield slice(first, last)
+        first = last

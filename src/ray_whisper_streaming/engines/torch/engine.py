@@ -16,7 +16,7 @@ from ray_whisper_streaming.engines.weights import read_weights
 from ray_whisper_streaming.engines.window_engine import LoadedModel, WindowEngine
 from ray_whisper_streaming.errors import ConfigurationError, ModelNotFound
 
-__all__ = ["COMPUTE_TYPES", "TorchEngine"]
+__all__ = ["COMPUTE_TYPES", "TorchEngine", "memory_limit"]
 
 _log = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ class TorchEngine(WindowEngine[EncodedWindows]):
             shape_of(weights),
             number_bytes=number_type.itemsize,
             max_batch_size=MAX_BATCH_SIZE[device] if self._max_batch_size is None else self._max_batch_size,
-            limit_bytes=_limit_bytes(device, self._memory_limit_bytes),
+            limit_bytes=memory_limit(device, self._memory_limit_bytes),
         )
         backend = TorchBackend(
             weights, vocabulary, plan, device=torch.device(device), number_type=number_type
@@ -112,8 +112,8 @@ class TorchEngine(WindowEngine[EncodedWindows]):
         )
 
 
-def _limit_bytes(device: str, asked: int | None) -> int | None:
-    """What may be used of the device's memory."""
+def memory_limit(device: str, asked: int | None = None) -> int | None:
+    """What may be used of the device's memory, in bytes; None is no limit. Asks a GPU what is free."""
     if asked is not None or device == "cpu":
         return asked
     free, _ = torch.cuda.mem_get_info()

@@ -1,12 +1,13 @@
 """How much memory a model takes, and what batch fits a limit. Pure: no PyTorch.
 
-The buffers that stay (weights, `engines.torch.cache`) are counted to the byte; what is needed for a moment is estimated
-from above. (docs/decisions/2026-11-27-torch-engine.md has what was planned beside what was taken on a GPU.)
+The buffers that stay (weights, `engines.torch.cache`, `engines.torch.remembered`) are counted to the byte; what is
+needed for a moment is estimated from above. (docs/decisions/2026-11-27-torch-engine.md has what was planned beside what
+was taken on a GPU.)
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ray_whisper_streaming.engines.tokens import MAX_TOKENS
 from ray_whisper_streaming.engines.weights import WhisperWeights
@@ -21,6 +22,7 @@ __all__ = [
     "MemoryPlan",
     "ModelShape",
     "plan_memory",
+    "position_bytes",
     "shape_of",
 ]
 
@@ -47,6 +49,10 @@ ENCODER_NUMBERS = 20
 """Numbers at work for each position and unit of width in the encoder: input, norm, three projections and their heads,
 attention, four times the width twice for the feed-forward; and as much again for the convolutions' two frames."""
 
+REMEMBERED_NUMBERS = 6
+"""The same for each position remembered, in a layer's turn: keys and values as they are read, and
+beside the new ones."""
+
 DECODER_NUMBERS = 16
 """The same for each token of a prompt."""
 
@@ -60,8 +66,15 @@ tokens as there can be over a window of 30 s has fewer."""
 ALIGNMENT_COPIES = 16
 """Arrays of these at work: a median needs one for each of the values it looks at, and their order."""
 
+FLOAT16_BYTES = 2
 FLOAT32_BYTES = 4
 INT64_BYTES = 8
+
+REMEMBERED_SHARE = 0.5
+"""Of what a limit leaves, how much the encoder's memory of streams takes: a card may have to carry a second model."""
+
+REMEMBERED_BYTES = 256 * 2**20
+"""What it takes where there is no limit."""
 
 RESERVE_BYTES = 1 << 30
 """For the CUDA context, cuBLAS's workspaces and captured graphs. An estimate, to be measured."""
@@ -75,6 +88,8 @@ class ModelShape:
         parameters: its numbers, each counted once.
         width: numbers per position.
         heads: of each attention of the decoder.
+        encoder_heads: of the encoder.
+        encoder_layers: of the encoder.
         decoder_layers: of the decoder.
         vocabulary: its tokens.
         alignment_heads: whose attention is kept.
@@ -83,6 +98,8 @@ class ModelShape:
     parameters: int
     width: int
     heads: int
+    encoder_heads: int
+    encoder_layers: int
     decoder_layers: int
     vocabulary: int
     alignment_heads: int
@@ -96,6 +113,9 @@ class MemoryPlan:
         slots: windows decoded at once.
         rows: beams of all of them.
         encoder_batch: windows encoded at once.
+        remembered_positions: of the windows of all streams, what the encoder made of so many positions is kept from
+            pass to pass.
+        remembered_bytes: of these.
         weight_bytes: of the weights.
         cache_bytes: of the buffers that stay.
         working_bytes: at most, for a moment.
@@ -107,11 +127,15 @@ class MemoryPlan:
     weight_bytes: int
     cache_bytes: int
     working_bytes: int
+    remembered_positions: int = 0
+    remembered_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
         """All that it takes."""
-        return self.weight_bytes + self.cache_bytes + self.working_bytes + RESERVE_BYTES
+        return (
+            self.weight_bytes + self.cache_bytes + self.working_bytes + self.remembered_bytes + RESERVE_BYTES
+        )
 
 
 def shape_of(weights: WhisperWeights) -> ModelShape:
@@ -122,6 +146,8 @@ def shape_of(weights: WhisperWeights) -> ModelShape:
         parameters=sum(different.values()),
         width=weights.width,
         heads=weights.decoder_heads,
+        encoder_heads=weights.encoder_heads,
+        encoder_layers=weights.layers("encoder"),
         decoder_layers=weights.layers("decoder"),
         vocabulary=weights.vocabulary,
         alignment_heads=len(weights.alignment_heads),
@@ -136,7 +162,7 @@ def plan_memory(
     beam_size: int = 1,
     limit_bytes: int | None = None,
 ) -> MemoryPlan:
-    """The largest batch, of at most ``max_batch_size``, that fits.
+    """The largest batch, of at most ``max_batch_size``, that fits, and a memory for the encoder out of what is left.
 
     Args:
         shape: of the model.
@@ -153,9 +179,23 @@ def plan_memory(
     plans = (_plan(shape, number_bytes, slots, beam_size) for slots in range(max_batch_size, 0, -1))
     for plan in plans:
         if limit_bytes is None or plan.total_bytes <= limit_bytes:
-            return plan
+            left = (
+                REMEMBERED_BYTES
+                if limit_bytes is None
+                else REMEMBERED_SHARE * (limit_bytes - plan.total_bytes)
+            )
+            each = position_bytes(shape, number_bytes)
+            positions = int(left // each)
+            return replace(plan, remembered_positions=positions, remembered_bytes=positions * each)
     least = _plan(shape, number_bytes, 1, beam_size).total_bytes
     raise ConfigurationError("memory_limit_bytes", limit_bytes, f"at least {least} for this model")
+
+
+def position_bytes(shape: ModelShape, number_bytes: int) -> int:
+    """What the encoder's memory takes for a position (20 ms of audio)."""
+    # Keys and values in 8 bits, a step for those of each head; and what comes out.
+    layer = 2 * shape.width + 2 * shape.encoder_heads * FLOAT16_BYTES
+    return shape.encoder_layers * layer + shape.width * number_bytes
 
 
 def _plan(shape: ModelShape, number_bytes: int, slots: int, beam_size: int) -> MemoryPlan:
@@ -170,7 +210,9 @@ def _plan(shape: ModelShape, number_bytes: int, slots: int, beam_size: int) -> M
     )
     # Of each window what the encoder made of it, once more side by side, and one layer's keys and values.
     kept = slots * 4 * shape.width * WINDOW_POSITIONS * number_bytes
-    encoding = encoder_batch * ENCODER_NUMBERS * shape.width * WINDOW_POSITIONS * number_bytes
+    encoding = (encoder_batch * ENCODER_NUMBERS + slots * REMEMBERED_NUMBERS) * (
+        shape.width * WINDOW_POSITIONS * number_bytes
+    )
     reading = slots * TEXT_POSITIONS * DECODER_NUMBERS * shape.width * number_bytes
     aligning = ALIGNED_AT_ONCE * ALIGNMENT_COPIES * FLOAT32_BYTES
     choosing = rows * VOCABULARY_COPIES * shape.vocabulary * FLOAT32_BYTES

@@ -52,16 +52,22 @@ def to_device(numbers: npt.NDArray[Any], device: Tensor) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(numbers)).to(device, non_blocking=True)
 
 
-def packed_attention(queries: Tensor, keys: Tensor, values: Tensor, bounds: Tensor, longest: int) -> Tensor:
+def packed_attention(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    bounds: tuple[Tensor, Tensor],
+    longest: tuple[int, int],
+) -> Tensor:
     """Attention within sequences one behind the other, for GPUs and numbers of 16 bits.
 
     Args:
-        queries: shape (positions of all, heads, size), as keys, values and what comes back.
-        keys: what is compared.
-        values: what is attended to.
-        bounds: where each sequence begins and, last, where the last one ends, int32.
-        longest: positions of the longest.
+        queries: shape (positions of all, heads, size), as what comes back.
+        keys: what is compared, of as many sequences.
+        values: what is attended to, as keys.
+        bounds: where each sequence of queries begins and, last, where the last one ends, int32; the same of the keys.
+        longest: positions of the longest of each.
     """
     # Not where PyTorch is loaded: its own module asks for parts that are not in every build.
     varlen: Any = import_module("torch.nn.attention.varlen")
-    return varlen.varlen_attn(queries, keys, values, bounds, bounds, longest, longest)
+    return varlen.varlen_attn(queries, keys, values, *bounds, *longest)
