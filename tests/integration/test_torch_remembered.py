@@ -13,7 +13,7 @@ from tests.helpers.small_whisper import WEIGHTS, WIDTH
 
 from ray_whisper_streaming.engines.backend import SAMPLES_PER_POSITION, Source
 from ray_whisper_streaming.engines.remembering import SETTLED, WHOLE_BELOW
-from ray_whisper_streaming.engines.torch.memory import shape_of
+from ray_whisper_streaming.engines.torch.memory import position_bytes, shape_of
 from ray_whisper_streaming.engines.torch.remembered import Remembered
 from ray_whisper_streaming.engines.torch.runtime import torch
 
@@ -28,6 +28,11 @@ def window(stream: int, positions: int, start: int = 0) -> Source:
 
 def memory_of(positions: int) -> Remembered:
     return Remembered(SHAPE, positions, device=torch.device("cpu"), number_type=torch.float32)
+
+
+def test_its_buffers_are_those_of_the_plan():
+    taken = sum(each.numel() * each.itemsize for each in memory_of(9).tensors)
+    assert taken == 9 * position_bytes(SHAPE, 4)
 
 
 def test_keys_and_values_come_back_to_within_half_a_step():
@@ -77,11 +82,12 @@ def test_what_is_read_is_what_the_window_wrote(room: int, passes: list[list[tupl
         memory.release()
         most = max(most, memory._windows.positions)
         assert memory._windows.positions <= room
-        assert len(memory._free) == room - memory._windows.positions
+        assert memory._free == room - memory._windows.positions
     if most:
         memory.forget([window(stream, 1) for stream in range(5)])
         memory.release()
-        assert sorted(memory._free) == list(range(room))
+        assert memory._free == room
+        assert sorted(memory._rows) == list(range(room))
 
 
 def test_a_pass_that_fails_leaves_nothing_half_written(monkeypatch: pytest.MonkeyPatch):
@@ -99,4 +105,4 @@ def test_a_pass_that_fails_leaves_nothing_half_written(monkeypatch: pytest.Monke
     with pytest.raises(RuntimeError, match="out of memory"):
         encoder.run([source], [2 * WHOLE_BELOW])
     assert memory.recall(source) is None
-    assert len(memory._free) == 2 * SHORTEST
+    assert memory._free == 2 * SHORTEST

@@ -59,7 +59,8 @@ class Remembered:
         self._numbers = torch.empty(*size, 2 * shape.width, device=device, dtype=torch.int8)
         self._steps = torch.empty(*size, self._parts, device=device, dtype=torch.float16)
         self._outputs = torch.empty(positions, shape.width, device=device, dtype=number_type)
-        self._free = np.arange(positions)
+        # A stack of rows, and how many of it are free.
+        self._rows, self._free = np.arange(positions), positions
         self._freed: list[Int64] = []
         self._windows = KnownWindows[Int64](positions, self._freed.append)
 
@@ -79,8 +80,9 @@ class Remembered:
         before = known.held if known else NO_ROWS
         after = self._windows.settle(source, known)
         more = after - len(before)
-        if after and more <= len(self._free):
-            taken, self._free = self._free[:more], self._free[more:]
+        if after and more <= self._free:
+            self._free -= more
+            taken = self._rows[self._free : self._free + more].copy()
             self._windows.keep(source, after, np.concatenate([before, taken]))
             return Rows(before, taken)
         return Rows(before)
@@ -92,8 +94,10 @@ class Remembered:
 
     def release(self) -> None:
         """Give others the rows of what was forgotten. Not while a pass may still read them."""
-        self._free = np.concatenate([self._free, *self._freed])
-        self._freed.clear()
+        while self._freed:
+            rows = self._freed.pop()
+            self._rows[self._free : self._free + len(rows)] = rows
+            self._free += len(rows)
 
     def put(self, layer: int, rows: Tensor, keys_values: Tensor) -> None:
         """Write keys and values of some positions, shape (rows, twice the width)."""
