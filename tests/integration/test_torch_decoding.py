@@ -235,7 +235,8 @@ def test_texts_are_aligned_side_by_side_as_the_other_engines_align_each(
     for row, (count, length) in enumerate(shapes):
         wanted = alignment.attention_costs(attention[row, :, :count], first, length)
         found = costs[row, : count - first, :length].cpu().numpy()
-        np.testing.assert_allclose(found, wanted, atol=1e-4)
+        # Two tokens' attention may be equal but for rounding; what is left is divided by their spread.
+        np.testing.assert_allclose(found, wanted, atol=1e-3)
         np.testing.assert_array_equal(starts[row, : count - first], alignment.first_positions(found))
 
 
