@@ -150,6 +150,7 @@ def test_growing_windows_are_encoded_from_where_the_passes_before_left_off(
         [(26, 0), (36, 0), (24, 0)],
         [(36, 0), (30, 9), (30, 0)],
         [(38, 0), (34, 9), (40, 0)],
+        [(38, 0), (30, 12), (40, 0)],
     ]
     went_on = 0
     for windows in passes:
@@ -172,7 +173,7 @@ def test_growing_windows_are_encoded_from_where_the_passes_before_left_off(
             went_on += bool(known)
             settled = source.frames // 2 - 4 if source.frames // 2 >= 11 else 0
             past[window] = [state[:settled] for state in states] if settled else []
-    assert went_on == 6
+    assert went_on == 8
 
 
 @settings(max_examples=40)

@@ -90,6 +90,22 @@ def test_what_is_read_is_what_the_window_wrote(room: int, passes: list[list[tupl
         assert sorted(memory._rows) == list(range(room))
 
 
+def test_rows_of_a_window_forgotten_during_a_pass_are_nobody_elses_until_it_is_over():
+    memory = memory_of(SHORTEST)
+    old, new = window(1, WHOLE_BELOW), window(2, WHOLE_BELOW)
+    memory.settle(old, None)
+    known = None
+    while (latest := memory.recall(old)) is not None:
+        known = latest
+        rows = memory.settle(new, memory.recall(new))  # in the end it makes room for itself
+        assert not len(rows.new)
+    still_read = memory.settle(old, known)
+    assert len(still_read.known) == SHORTEST
+    assert not len(still_read.new)
+    memory.release()
+    assert sorted(memory.settle(new, None).new) == sorted(still_read.known)
+
+
 def test_a_pass_that_fails_leaves_nothing_half_written(monkeypatch: pytest.MonkeyPatch):
     from ray_whisper_streaming.engines.torch.encoder import Encoder
     from ray_whisper_streaming.engines.torch.layers import Parameters
