@@ -17,7 +17,7 @@ import numpy as np
 
 from ray_whisper_streaming.engines.backend import SAMPLES_PER_POSITION, Source
 
-__all__ = ["OVERLAP", "Known", "KnownWindows"]
+__all__ = ["LEAST_RANGE", "LEVELS", "OVERLAP", "Known", "KnownWindows"]
 
 SETTLED = 50
 """Positions (a second) of audio behind those that are remembered: the encoder has heard what follows them. (Measured
@@ -33,6 +33,12 @@ encoded anew; of the first five words of each stream 20 %, and 11 % in the other
 
 OVERLAP = 1
 """Positions computed once more in front of the new ones, and dropped: their convolutions see an edge."""
+
+LEVELS = 127
+"""Levels of 8 bits on each side of zero."""
+
+LEAST_RANGE = 1e-2
+"""Keeps a step among the normal numbers of half precision (6e-5 and more), where all of a head's are nearly zero."""
 
 ROUNDS_KEPT = 4
 """A stream not heard of while all others came so many times has ended, or pauses."""

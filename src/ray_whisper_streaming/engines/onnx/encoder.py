@@ -9,6 +9,7 @@ import numpy as np
 
 from ray_whisper_streaming.engines.mel import Float32
 from ray_whisper_streaming.engines.onnx.graph import FUSED, Graph, Rows
+from ray_whisper_streaming.engines.remembering import LEAST_RANGE, LEVELS
 from ray_whisper_streaming.engines.weights import WhisperWeights
 
 __all__ = ["encoder_graph"]
@@ -18,12 +19,6 @@ KERNEL = 3
 
 FAR = np.iinfo(np.int64).max
 """The end of whatever is sliced."""
-
-LEVELS = 127
-"""Levels of 8 bits on each side of zero."""
-
-LEAST_RANGE = 1e-2
-"""Keeps a step among the normal numbers of half precision (6e-5 and more), where all of a head's are nearly zero."""
 
 
 def encoder_graph(weights: WhisperWeights, *, quantise: bool) -> bytes:

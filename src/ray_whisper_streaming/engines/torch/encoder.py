@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from ray_whisper_streaming.engines.torch.layers import (
     Parameters,
     added_and_normalised,
 )
-from ray_whisper_streaming.engines.torch.memory import WINDOW_POSITIONS
+from ray_whisper_streaming.engines.torch.memory import WINDOW_POSITIONS, shape_of
 from ray_whisper_streaming.engines.torch.passes import Part, Pass
 from ray_whisper_streaming.engines.torch.remembered import Remembered
 from ray_whisper_streaming.engines.torch.runtime import Tensor, functional, to_device, torch
@@ -43,14 +44,16 @@ class Encoder:
     Args:
         parameters: of the model.
         batch: windows of full length computed at once; of shorter ones, so many more.
-        memory: of the windows of streams.
+        memory: of the windows of streams; None remembers nothing.
     """
 
     def __init__(self, parameters: Parameters, *, batch: int, memory: Remembered | None = None) -> None:
         self._frames_at_once = batch * WINDOW_POSITIONS * FRAMES_PER_POSITION
         self._device = parameters.device
         self._heads = parameters.weights.encoder_heads
-        self._memory = memory
+        self._memory = memory or Remembered(
+            shape_of(parameters.weights), 0, device=parameters.device, number_type=parameters.number_type
+        )
         self.spectrogram = Spectrogram(
             parameters.weights.mel_bands, parameters.device, parameters.number_type
         )
@@ -75,7 +78,7 @@ class Encoder:
 
         ``anew``: without the memory.
         """
-        if self._memory is None or anew:
+        if anew:
             return self._run(sources, [Part(frames) for frames in padded_frames])
         known = [self._memory.recall(source) for source in sources]
         parts = [
@@ -145,32 +148,25 @@ class Encoder:
             queries, keys_values = layer.queries_keys_values(normalised).split(
                 [hidden.shape[1], 2 * hidden.shape[1]], dim=-1
             )
-            keys, values = self._with_remembered(number, pass_, keys_values).chunk(2, dim=-1)
+            put, get = partial(self._memory.put, number), partial(self._memory.get, number)
+            keys, values = _with_remembered(pass_, keys_values, put, get).chunk(2, dim=-1)
             change = layer.out(attend_within(queries, keys, values, pass_.new, pass_.all, self._heads))
             hidden, normalised = added_and_normalised(hidden, change, layer.feed_forward.norm)
             change = layer.feed_forward(normalised)
         outputs = added_and_normalised(hidden, change, self._norm)[1]
-        return list(self._outputs_with_remembered(pass_, outputs).split(pass_.all.lengths))
+        outputs = _with_remembered(pass_, outputs, self._memory.put_outputs, self._memory.outputs)
+        return list(outputs.split(pass_.all.lengths))
 
-    def _with_remembered(self, layer: int, pass_: Pass, new: Tensor) -> Tensor:
-        """Keys and values of all positions, from those of the new ones, some of which are remembered from now on."""
-        if self._memory is None:
-            return new
-        if pass_.kept is not None:
-            self._memory.put(layer, pass_.kept_rows, new[pass_.kept])
-        if pass_.known_rows is None:
-            return new
-        return pass_.joined(self._memory.get(layer, pass_.known_rows), new)
 
-    def _outputs_with_remembered(self, pass_: Pass, new: Tensor) -> Tensor:
-        """The same of what comes out."""
-        if self._memory is None:
-            return new
-        if pass_.kept is not None:
-            self._memory.put_outputs(pass_.kept_rows, new[pass_.kept])
-        if pass_.known_rows is None:
-            return new
-        return pass_.joined(self._memory.outputs(pass_.known_rows), new)
+def _with_remembered(
+    pass_: Pass, new: Tensor, put: Callable[[Tensor, Tensor], None], get: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """What is remembered and what is new of all windows, from what is new, some of which is remembered from now on."""
+    if pass_.kept is not None:
+        put(pass_.kept_rows, new[pass_.kept])
+    if pass_.known_rows is None:
+        return new
+    return pass_.joined(get(pass_.known_rows), new)
 
 
 def _pieces(frames: Sequence[int], at_once: int) -> Iterator[slice]:

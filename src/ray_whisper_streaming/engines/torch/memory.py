@@ -179,11 +179,9 @@ def plan_memory(
     plans = (_plan(shape, number_bytes, slots, beam_size) for slots in range(max_batch_size, 0, -1))
     for plan in plans:
         if limit_bytes is None or plan.total_bytes <= limit_bytes:
-            left = (
-                REMEMBERED_BYTES
-                if limit_bytes is None
-                else REMEMBERED_SHARE * (limit_bytes - plan.total_bytes)
-            )
+            left = REMEMBERED_BYTES
+            if limit_bytes is not None:
+                left = REMEMBERED_SHARE * (limit_bytes - plan.total_bytes)
             each = position_bytes(shape, number_bytes)
             positions = int(left // each)
             return replace(plan, remembered_positions=positions, remembered_bytes=positions * each)

@@ -13,17 +13,11 @@ import numpy as np
 
 from ray_whisper_streaming.engines.alignment import Int64
 from ray_whisper_streaming.engines.backend import Source
-from ray_whisper_streaming.engines.remembering import Known, KnownWindows
+from ray_whisper_streaming.engines.remembering import LEAST_RANGE, LEVELS, Known, KnownWindows
 from ray_whisper_streaming.engines.torch.memory import ModelShape
 from ray_whisper_streaming.engines.torch.runtime import Tensor, torch
 
 __all__ = ["Remembered", "Rows"]
-
-LEVELS = 127
-"""Levels of 8 bits on each side of zero."""
-
-LEAST_RANGE = 1e-2
-"""Keeps a step among the normal numbers of half precision (6e-5 and more), where all of a head's are nearly zero."""
 
 NO_ROWS = np.empty(0, np.int64)
 
