@@ -1,7 +1,7 @@
 """How whisper_streaming and its Ray fork work, on the same material: what `streams.py --baseline` compares
-with.
+with. And the same program with nothing but its recogniser changed for ours: `streams.py --whisper-online`.
 
-One job at a time for the whole machine, first come, first served; the whole audio buffer, padded to 30 s
+The original: one job at a time for the whole machine, first come, first served; the whole audio buffer, padded to 30 s
 windows, at beam 5 with word timestamps, temperature fallback and a voice filter; LocalAgreement-2 and segment
 trimming at 15 s. Each stream asks for a pass when it has at least a second of new audio, as the original's
 programs do.
@@ -9,13 +9,15 @@ programs do.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,10 +31,13 @@ from ray_whisper_streaming.bench.material import Clip, load_clips, make_material
 from ray_whisper_streaming.bench.offline import BEAM_SIZE, load_whisper, transcribe_offline
 from ray_whisper_streaming.bench.report import make_row, pool_use
 from ray_whisper_streaming.bench.scoring import Shown, StreamLog
+from ray_whisper_streaming.compat.asr import RecognizerASR
 from ray_whisper_streaming.core.audio import as_float32
 from ray_whisper_streaming.core.jobs import SAMPLE_RATE
 from ray_whisper_streaming.core.transcript import Word
+from ray_whisper_streaming.engines.factory import EngineName, engine_factory_for
 from ray_whisper_streaming.pool.base import PoolStats
+from ray_whisper_streaming.pool.local import LocalPool
 from whisper_online import OnlineASRProcessor
 
 MIN_CHUNK_S = 1.0
@@ -53,6 +58,7 @@ class Task:
     language: str
     folder: Path
     seconds: float
+    engine: EngineName = "auto"
 
     def load_model(self) -> WhisperModel:
         return load_whisper(self.model, self.device, self.compute_type)
@@ -78,15 +84,31 @@ def run_offline(task: Task, streams: int) -> dict[str, list[str]]:
 
 def run_original(task: Task, streams: int) -> dict[str, Any]:
     """So many streams at once, the original's way. A row as of `bench.trial.run_trial`."""
+    with _Worker(task.load_model(), task.language) as worker:
+        return _play(task, streams, _Recogniser(worker), worker.stats)
+
+
+def run_whisper_online(task: Task, streams: int) -> dict[str, Any]:
+    """So many streams at once, each the same program on `whisper_online`. A row as of `bench.trial.run_trial`."""
+    factory = engine_factory_for(
+        task.engine, model=task.model, device=task.device, compute_type=task.compute_type
+    )
+    with closing(LocalPool(factory)) as pool:
+        pool.start()
+        with closing(_PoolASR(task.language, pool, task.model)) as recogniser:
+            return _play(task, streams, recogniser, lambda: asyncio.run(pool.stats()))
+
+
+def _play(task: Task, streams: int, recogniser: Any, stats: Callable[[], PoolStats]) -> dict[str, Any]:
     materials = task.materials(range(streams))
-    with _Worker(task.load_model(), task.language) as worker, MemoryPeak() as memory:
-        worker.decode(np.zeros(SAMPLE_RATE, np.float32), "").result()
-        before, began_s = worker.stats(), time.monotonic()
+    with MemoryPeak() as memory:
+        recogniser.transcribe(np.zeros(SAMPLE_RATE, np.float32))
+        before, began_s = stats(), time.monotonic()
         first_s = began_s + LEAD_S
         starts_s = [first_s + index * MIN_CHUNK_S / streams for index in range(streams)]
         with ThreadPoolExecutor(max_workers=streams, thread_name_prefix="stream") as threads:
-            logs = list(threads.map(_follow, materials, [worker] * streams, starts_s))
-        wall_s, after = time.monotonic() - began_s, worker.stats()
+            logs = list(threads.map(_follow, materials, [recogniser] * streams, starts_s))
+        wall_s, after = time.monotonic() - began_s, stats()
     audio_s = sum(clip.seconds for clip in materials)
     return {
         **make_row(materials, logs, language=task.language),
@@ -95,11 +117,11 @@ def run_original(task: Task, streams: int) -> dict[str, Any]:
     }
 
 
-def _follow(clip: Clip, worker: _Worker, start_s: float) -> StreamLog:
+def _follow(clip: Clip, recogniser: Any, start_s: float) -> StreamLog:
     """One client: takes all audio that was spoken by now, has a pass made, waits for it, and so on."""
     log = StreamLog()
     with contextlib.redirect_stderr(io.StringIO()):
-        processor = OnlineASRProcessor(_Recogniser(worker), logfile=io.StringIO())
+        processor = OnlineASRProcessor(recogniser, logfile=io.StringIO())
     audio = as_float32(clip.audio)
     packet, chunk = round(PACKET_S * SAMPLE_RATE), round(MIN_CHUNK_S * SAMPLE_RATE)
     taken = 0
@@ -120,6 +142,17 @@ def _follow(clip: Clip, worker: _Worker, start_s: float) -> StreamLog:
     keep(*processor.finish())
     log.ended_at_s = time.monotonic() - start_s
     return log
+
+
+class _PoolASR(RecognizerASR):
+    """A recogniser of `whisper_online` on a pool whose figures are wanted."""
+
+    def __init__(self, language: str, pool: LocalPool, model: str) -> None:
+        super().__init__(language)
+        self._pool, self._model = pool, model
+
+    def _recognizer(self) -> tuple[LocalPool, str]:
+        return self._pool, self._model
 
 
 class _Worker:

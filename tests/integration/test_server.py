@@ -350,7 +350,7 @@ async def test_draining_lets_sessions_finish_and_nobody_in() -> None:
 
 
 async def test_draining_ends_sessions_that_go_on_and_their_tails_arrive() -> None:
-    async with served(drain_s=1.0) as here, session(here.ws) as client:
+    async with served(drain_s=2.0) as here, session(here.ws) as client:
         await client.send(PCM)
         here.server.stop()
         events = await client.hear_all()

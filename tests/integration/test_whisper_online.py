@@ -6,6 +6,7 @@ import argparse
 import re
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from importlib import resources
 from itertools import pairwise
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ray_whisper_streaming.core.jobs import Job
 from ray_whisper_streaming.errors import AudioError, ConfigurationError, NotReady
 from whisper_online import (
     FasterWhisperASR,
@@ -42,6 +44,12 @@ def asr() -> Iterator[FasterWhisperASR]:
     asr.close()
 
 
+def engine_of(recognizer: Any) -> str:
+    """Of which engine an answer is."""
+    second = Job(job_id=uuid.uuid4().hex, stream_id="asks", audio=np.zeros(16_000, np.int16), language="en")
+    return recognizer.submit_nowait(second).result(30).engine
+
+
 def play(online: Any, audio: np.ndarray, step_s: float = 1.0) -> str:
     step = round(step_s * 16_000)
     text = ""
@@ -55,6 +63,11 @@ def test_a_recording_is_streamed(asr: FasterWhisperASR) -> None:
     text = play(OnlineASRProcessor(asr), load_audio(SOUP), 2.0)
     for phrase in ("chop two onions", "enough water to cover everything", "spoonful of cream"):
         assert phrase in text
+
+
+def test_without_a_gpu_the_engine_is_the_one_for_cpus(asr: FasterWhisperASR) -> None:
+    recognizer, _ = asr._recognizer()
+    assert engine_of(recognizer) == "onnxruntime"
 
 
 def test_voice_activity_keeps_short_utterances_and_tails(asr: FasterWhisperASR) -> None:
@@ -161,6 +174,7 @@ def test_a_cluster_serves_the_driver_and_actors(ray_cluster: Any) -> None:
         cluster.get_global_asr_queue()
     with cluster:
         queue = cluster.get_global_asr_queue()
+        assert engine_of(queue.recognizer("tiny.en")) == "onnxruntime"
         audio = load_audio(SOUP)[: 5 * 16_000]
         processors = [OnlineASRProcessor(RayFasterWhisperASR(global_asr_queue=queue)) for _ in range(3)]
         for processor in processors:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pytest
 
+from ray_whisper_streaming.compat.asr import RecognizerASR
 from ray_whisper_streaming.compat.hypothesis import TimedWord
 from ray_whisper_streaming.compat.processor import (
     HARD_LIMIT_S,
@@ -16,7 +19,8 @@ from ray_whisper_streaming.compat.processor import (
     aprocess_iter_many,
     process_iter_many,
 )
-from ray_whisper_streaming.core.jobs import SAMPLE_RATE
+from ray_whisper_streaming.core.jobs import SAMPLE_RATE, Job, Result
+from ray_whisper_streaming.core.transcript import Word
 from ray_whisper_streaming.errors import AudioError, ConfigurationError, EngineError
 
 NOTHING = (None, None, "")
@@ -377,11 +381,86 @@ def test_a_job_refused_at_once_takes_no_other_stream_with_it(monkeypatch: pytest
     def refuse(*_: Any, **__: Any) -> Any:
         raise EngineError("full", job_id="x")
 
-    monkeypatch.setattr(made[0][1], "submit", refuse, raising=False)
+    monkeypatch.setattr(made[0][1], "transcribe", refuse)
     monkeypatch.setattr(made[1][1], "ts_words", refuse)
     outputs = process_iter_many(processors)
     assert [type(output) for output in outputs] == [EngineError, EngineError, tuple]
     assert outputs[2] == (0.0, 1.0, " stream2")
+
+
+class Numbers:
+    """A pool that hears a word in each second, and a sentence in every third; it keeps its jobs."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+
+    def submit_nowait(self, job: Job) -> Future[Result]:
+        self.jobs.append(job)
+        first = job.start_sample // SAMPLE_RATE
+        words = tuple(
+            Word(f" w{first + i}" + "." * (i % 3 == 2), float(i), i + 1.0) for i in range(int(job.audio_s))
+        )
+        answer: Future[Result] = Future()
+        answer.set_result(Result(job_id=job.job_id, words=words, language="en", language_probability=1.0))
+        return answer
+
+
+class PoolASR(RecognizerASR):
+    def __init__(self, pool: Any) -> None:
+        super().__init__("en")
+        self.pool = pool
+
+    def _recognizer(self) -> tuple[Any, str]:
+        return self.pool, "tiny.en"
+
+
+def test_the_pool_is_told_whose_audio_it_is_and_where_it_begins() -> None:
+    pool = Numbers()
+    asr = PoolASR(pool)
+    said = np.arange(40 * SAMPLE_RATE) % 30_000
+    pair = [OnlineASRProcessor(asr) for _ in range(2)]
+    for second in range(40):
+        for processor in pair:
+            processor.insert_audio_chunk(said[second * SAMPLE_RATE :][:SAMPLE_RATE].astype(np.int16))
+        process_iter_many(pair)
+    ones, others = pool.jobs[::2], pool.jobs[1::2]
+    for jobs in (ones, others):
+        assert len({job.stream_id for job in jobs}) == 1
+        for job in jobs:
+            assert np.array_equal(job.audio, said[job.start_sample :][: len(job.audio)])
+    assert ones[0].stream_id != others[0].stream_id
+    assert len({job.start_sample for job in ones}) > 2
+    assert len({job.job_id for job in pool.jobs}) == 80
+
+
+def test_each_way_of_a_pass_tells_it() -> None:
+    pool = Numbers()
+    processor = OnlineASRProcessor(PoolASR(pool), decode_tail=True)
+    processor.init(offset=2.5)
+    processor.insert_audio_chunk(audio(3))
+    processor.process_iter()
+    asyncio.run(processor.aprocess_iter())
+    processor.insert_audio_chunk(audio(1))
+    processor.finish()
+    assert [(job.start_sample, job.audio_s) for job in pool.jobs] == [(40_000, 3), (40_000, 3), (40_000, 4)]
+    assert len({job.stream_id for job in pool.jobs}) == 1
+
+
+def test_a_recogniser_with_a_transcribe_of_its_own_is_asked_by_it() -> None:
+    class Louder(PoolASR):
+        def transcribe(self, audio: Any, init_prompt: str = "") -> Any:
+            return super().transcribe(np.asarray(audio) * 2, init_prompt)
+
+    pool = Numbers()
+    asr = PoolASR(pool)
+    plain = asr.transcribe
+    asr.transcribe = lambda audio, init_prompt="": plain(np.asarray(audio) * 4, init_prompt)  # type: ignore[method-assign]
+    processors = [OnlineASRProcessor(Louder(pool)), OnlineASRProcessor(asr)]
+    for processor in processors:
+        processor.insert_audio_chunk(np.full(SAMPLE_RATE, 0.125, np.float32))
+        processor.process_iter()
+    process_iter_many(processors)
+    assert [int(job.audio[0]) for job in pool.jobs] == [8_192, 16_384, 8_192, 16_384]
 
 
 def test_the_stream_may_go_on_after_finish() -> None:

@@ -113,14 +113,15 @@ def holds(row: Row) -> bool:
 
 
 def make_table(rows: Sequence[Row], title: str) -> Table:
-    """The rows as a table for people, 80 columns wide; a row that holds a ``baseline`` gets a second line."""
+    """The rows as a table for people, 80 columns wide; a row that holds others, of other ways, has them below it."""
     table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for heading in ("", "N", *_COLUMNS):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for row in rows:
         _add(table, "this", row)
-        if "baseline" in row:
-            _add(table, "orig.", row["baseline"])
+        for key, system in (("whisper_online", "w_o"), ("baseline", "orig.")):
+            if key in row:
+                _add(table, system, row[key])
     return table
 
 

@@ -7,7 +7,6 @@ import uuid
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TextIO
 
 import numpy.typing as npt
@@ -21,7 +20,7 @@ from ray_whisper_streaming.core.transcript import segment_words
 from ray_whisper_streaming.errors import ConfigurationError
 from ray_whisper_streaming.pool.base import Recognizer
 
-__all__ = ["FasterWhisperASR", "RecognizerASR", "TranscribedSegment", "TranscribedWord"]
+__all__ = ["FasterWhisperASR", "Place", "RecognizerASR", "TranscribedSegment", "TranscribedWord"]
 
 MAX_WINDOW = round(MAX_WINDOW_AUDIO_S * SAMPLE_RATE)
 
@@ -51,6 +50,19 @@ class TranscribedSegment:
     text: str
     words: list[TranscribedWord]
     no_speech_prob: float
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where audio stands in a stream: an engine that knows goes on from the stream's pass before.
+
+    Attributes:
+        stream_id: of the stream.
+        start_sample: where the audio begins in it, in samples.
+    """
+
+    stream_id: str
+    start_sample: int = 0
 
 
 class RecognizerASR:
@@ -88,24 +100,21 @@ class RecognizerASR:
             AudioError: samples that are no audio.
             TranscriptionError: the job failed; it may be tried again. Nothing else has changed.
         """
-        samples = as_int16(audio)
-        segments: list[TranscribedSegment] = []
-        start = 0
-        while len(samples) - start > MAX_WINDOW:
-            window = samples[start : start + MAX_WINDOW]
-            found = self._segments(self._submit(window, init_prompt).result(), start)
-            limit_s = (start + MAX_WINDOW) / SAMPLE_RATE - LOOK_BACK_S
-            kept = [cut for segment in found if (cut := _until(segment, limit_s))]
-            segments += kept
-            start = round((kept[-1].end if kept else limit_s) * SAMPLE_RATE)
-            init_prompt = " ".join(segment.text for segment in segments)[-200:]
-        return segments + self._segments(self._submit(samples[start:], init_prompt).result(), start)
+        return self._transcribe(as_int16(audio), init_prompt, _somewhere())
 
-    def submit(self, audio: npt.ArrayLike, init_prompt: str = "") -> Future[list[TranscribedSegment]]:
-        """`transcribe` without waiting: many at once are decoded in batches."""
-        samples = as_int16(audio)
+    def submit(
+        self, audio: npt.ArrayLike, init_prompt: str = "", place: Place | None = None
+    ) -> Future[list[TranscribedSegment]]:
+        """`transcribe` without waiting: many at once are decoded in batches.
+
+        Args:
+            audio: as for `transcribe`.
+            init_prompt: as for `transcribe`.
+            place: where this is in a stream, if it is decoded again and again as the stream goes on.
+        """
+        samples, place = as_int16(audio), place or _somewhere()
         if len(samples) > MAX_WINDOW:
-            return self._threads.submit(self.transcribe, samples, init_prompt)
+            return self._threads.submit(self._transcribe, samples, init_prompt, place)
         answer: Future[list[TranscribedSegment]] = Future()
 
         def answered(job: Future[Result]) -> None:
@@ -114,7 +123,7 @@ class RecognizerASR:
             except BaseException as error:
                 answer.set_exception(error)
 
-        self._submit(samples, init_prompt).add_done_callback(answered)
+        self._submit(samples, init_prompt, place).add_done_callback(answered)
         return answer
 
     def ts_words(self, segments: Sequence[Any]) -> list[TimedWord]:
@@ -145,14 +154,27 @@ class RecognizerASR:
         """Where jobs go, and the model's name."""
         raise NotImplementedError
 
-    def _submit(self, samples: Int16Samples, prompt: str) -> Future[Result]:
+    def _transcribe(self, samples: Int16Samples, prompt: str, place: Place) -> list[TranscribedSegment]:
+        segments: list[TranscribedSegment] = []
+        start = 0
+        while len(samples) - start > MAX_WINDOW:
+            window = samples[start : start + MAX_WINDOW]
+            found = self._segments(self._submit(window, prompt, place, start).result(), start)
+            limit_s = (start + MAX_WINDOW) / SAMPLE_RATE - LOOK_BACK_S
+            kept = [cut for segment in found if (cut := _until(segment, limit_s))]
+            segments += kept
+            start = round((kept[-1].end if kept else limit_s) * SAMPLE_RATE)
+            prompt = " ".join(segment.text for segment in segments)[-200:]
+        return segments + self._segments(self._submit(samples[start:], prompt, place, start).result(), start)
+
+    def _submit(self, samples: Int16Samples, prompt: str, place: Place, start: int = 0) -> Future[Result]:
         recognizer, model = self._recognizer()
-        name = uuid.uuid4().hex
         return recognizer.submit_nowait(
             Job(
-                job_id=name,
-                stream_id=name,
+                job_id=uuid.uuid4().hex,
+                stream_id=place.stream_id,
                 audio=samples,
+                start_sample=place.start_sample + start,
                 model=model,
                 language=self._language.language,
                 task=self._task,
@@ -211,10 +233,10 @@ class FasterWhisperASR(RecognizerASR):
     def load(self) -> None:
         """Load the model now. Raises `ModelNotFound`."""
         if self._pool is None:
-            from ray_whisper_streaming.engines.ctranslate2 import CTranslate2Engine
+            from ray_whisper_streaming.engines.factory import engine_factory_for
             from ray_whisper_streaming.pool.local import LocalPool
 
-            pool = LocalPool(partial(CTranslate2Engine, model=self._model))
+            pool = LocalPool(engine_factory_for("auto", model=self._model))
             pool.start()
             self._pool = pool
 
@@ -229,6 +251,11 @@ class FasterWhisperASR(RecognizerASR):
         self.load()
         assert self._pool is not None
         return self._pool, self._model
+
+
+def _somewhere() -> Place:
+    """Of audio that is decoded once."""
+    return Place(uuid.uuid4().hex)
 
 
 def _until(segment: TranscribedSegment, limit_s: float) -> TranscribedSegment | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import sys
 import threading
-from functools import partial
 from typing import Any, TextIO
 
 from ray_whisper_streaming.compat.asr import RecognizerASR
@@ -137,7 +136,7 @@ class RayFasterWhisperASR(RecognizerASR):
 
 
 def _make_pool(model: str, max_worker_count: int | None) -> Any:
-    from ray_whisper_streaming.engines.ctranslate2 import CTranslate2Engine
+    from ray_whisper_streaming.engines.factory import engine_factory_for
     from ray_whisper_streaming.pool.ray_pool import RayPool  # Ray takes a second to import
 
-    return RayPool(partial(CTranslate2Engine, model=model), max_worker_count=max_worker_count)
+    return RayPool(engine_factory_for("auto", model=model), max_worker_count=max_worker_count)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import uuid
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from typing import Any, TextIO, TypeAlias
@@ -11,6 +12,7 @@ from typing import Any, TextIO, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from ray_whisper_streaming.compat.asr import Place, RecognizerASR
 from ray_whisper_streaming.compat.hypothesis import HypothesisBuffer, TimedWord
 from ray_whisper_streaming.compat.tokenizer import SentenceSplitter
 from ray_whisper_streaming.core.audio import as_float32, as_int16
@@ -72,6 +74,7 @@ class OnlineASRProcessor:
             raise ConfigurationError("buffer_trimming", buffer_trimming, "('segment' or 'sentence', seconds)")
         if self.buffer_trimming_way == "sentence" and tokenizer is None:
             raise ConfigurationError("tokenizer", None, "given for sentence trimming: see create_tokenizer")
+        self._stream_id = uuid.uuid4().hex
         self.init()
 
     def init(self, offset: float | None = None) -> None:
@@ -115,14 +118,13 @@ class OnlineASRProcessor:
         Raises:
             TranscriptionError: the pass failed; nothing has changed.
         """
-        prompt, _ = self.prompt()
-        return self.take(self.asr.transcribe(self.audio_buffer, init_prompt=prompt), self._end_s)
+        end_s = self._end_s
+        return self.take(self.submit().result(), end_s)
 
     async def aprocess_iter(self) -> Output:
         """`process_iter` without blocking the event loop."""
-        prompt, _ = self.prompt()
         end_s = self._end_s
-        return self.take(await asyncio.wrap_future(_submit(self, prompt)), end_s)
+        return self.take(await asyncio.wrap_future(self.submit()), end_s)
 
     def finish(self) -> Output:
         """The unconfirmed words of the last pass, at the end of the stream. Called again, nothing.
@@ -133,9 +135,7 @@ class OnlineASRProcessor:
             return NOTHING
         confirmed: Sequence[TimedWord] = ()
         if self.decode_tail and self._end_s > self._decoded_s:
-            prompt, _ = self.prompt()
-            segments = self.asr.transcribe(self.audio_buffer, init_prompt=prompt)
-            confirmed = self._commit(segments, self._end_s)
+            confirmed = self._commit(self.submit().result(), self._end_s)
         rest = self.transcript_buffer.complete()
         self._finished = True
         self.buffer_time_offset = self._end_s
@@ -159,6 +159,19 @@ class OnlineASRProcessor:
     @property
     def _end_s(self) -> float:
         return self.buffer_time_offset + len(self.audio_buffer) / SAMPLE_RATE
+
+    def submit(self) -> Future[Any]:
+        """A pass over the buffer, without waiting: its answer is for `take`. One that failed has the exception."""
+        asr, (prompt, _) = self.asr, self.prompt()
+        answer: Future[Any] = Future()
+        try:
+            if getattr(asr.transcribe, "__func__", None) is RecognizerASR.transcribe:  # and no other's
+                place = Place(self._stream_id, round(self.buffer_time_offset * SAMPLE_RATE))
+                return asr.submit(self.audio_buffer, prompt, place)
+            answer.set_result(asr.transcribe(self.audio_buffer, init_prompt=prompt))
+        except Exception as error:
+            answer.set_exception(error)
+        return answer
 
     def take(self, segments: Any, end_s: float | None = None) -> Output:
         """Take what the recogniser made of the buffer as it stands (or stood, when it ended at ``end_s``)."""
@@ -255,7 +268,7 @@ def process_iter_many(processors: Sequence[OnlineASRProcessor]) -> list[Output |
     Returns:
         their outputs, in order; a failed one's exception in its place (that processor is as it was).
     """
-    futures = [_submit(each, each.prompt()[0]) for each in processors]
+    futures = [each.submit() for each in processors]
     outputs: list[Output | BaseException] = []
     for each, future in zip(processors, futures, strict=True):
         try:
@@ -268,15 +281,3 @@ def process_iter_many(processors: Sequence[OnlineASRProcessor]) -> list[Output |
 async def aprocess_iter_many(processors: Sequence[OnlineASRProcessor]) -> list[Output | BaseException]:
     """`process_iter_many` for asyncio."""
     return await asyncio.gather(*(each.aprocess_iter() for each in processors), return_exceptions=True)
-
-
-def _submit(processor: OnlineASRProcessor, prompt: str) -> Future[Any]:
-    asr = processor.asr
-    answer: Future[Any] = Future()
-    try:
-        if hasattr(asr, "submit"):
-            return asr.submit(processor.audio_buffer, init_prompt=prompt)
-        answer.set_result(asr.transcribe(processor.audio_buffer, init_prompt=prompt))
-    except Exception as error:
-        answer.set_exception(error)
-    return answer

@@ -185,14 +185,14 @@ def _convert(decoders: Sequence[Decoder], raw: bytes) -> Decoded:
     try:
         return [decoder.convert(raw) for decoder in decoders]
     except AudioError as error:
-        return error
+        return error.with_traceback(None)  # which holds the decoder
 
 
 def _flush(decoders: Sequence[Decoder]) -> list[Int16Samples] | AudioError:
     try:
         return [decoder.flush() for decoder in decoders]
     except AudioError as error:
-        return error
+        return error.with_traceback(None)
 
 
 def _decode_all(work: _Work) -> list[list[Decoded]]:

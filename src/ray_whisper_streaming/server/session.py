@@ -257,6 +257,7 @@ class Session:
             task.cancel()
         for stream in self.streams:
             await stream.aclose()
+        self.decoders = []  # their threads end with them, and who knows how long somebody holds the session
         for signal in (self._changed, self._room, self._space):
             signal.set()
         await asyncio.gather(*tasks, return_exceptions=True)
