@@ -16,6 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ray_whisper_streaming.bench.material import load_clips, make_material
+from ray_whisper_streaming.bench.text_errors import word_error_rate
+from ray_whisper_streaming.core.audio import as_float32
 from ray_whisper_streaming.core.jobs import Job
 from ray_whisper_streaming.errors import AudioError, ConfigurationError, NotReady
 from whisper_online import (
@@ -79,6 +82,23 @@ def test_voice_activity_keeps_short_utterances_and_tails(asr: FasterWhisperASR) 
     )
     assert text.lower().count("first") == 2
     assert "spoonful of cream" in text
+
+
+@pytest.mark.speech
+def test_a_pass_that_stops_at_the_end_of_a_sentence_loses_nothing(
+    asr: FasterWhisperASR, speech_dir: Path
+) -> None:
+    spoken = make_material(load_clips(speech_dir / "longform", "en"), 1, 60.0)
+    online = OnlineASRProcessor(asr)
+    audio = as_float32(spoken.audio)
+    heard: list[Any] = []
+    for start in range(0, len(audio), 16_000):
+        online.insert_audio_chunk(audio[start : start + 16_000])
+        heard.append(online.process_iter())
+    heard = [output for output in [*heard, online.finish()] if output[0] is not None]
+    # Of 22 s in the middle nothing was heard, where an answer was taken for all there is.
+    assert max(b[0] - a[1] for a, b in pairwise(heard)) < 4.0
+    assert word_error_rate([spoken.text], ["".join(output[2] for output in heard)], "en") < 0.25
 
 
 def test_long_audio_is_decoded_window_by_window(asr: FasterWhisperASR) -> None:

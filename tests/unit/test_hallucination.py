@@ -10,6 +10,7 @@ from ray_whisper_streaming.core.hallucination import (
     cut_crowd,
     cut_echo,
     cut_repetition,
+    cut_unheard,
     drop_unvoiced,
     is_hallucination,
 )
@@ -132,6 +133,15 @@ def test_what_is_said_again_in_no_time_was_not_said_again() -> None:
     spoken = [*said, *say("Welcome to the old town.", ends_s)]
     assert cut_echo(spoken) == spoken, "a phrase said twice takes its time twice"
     assert cut_echo(echo[:2], said[:2]) == echo[:2], "two words are an alignment's weakness"
+
+
+def test_what_begins_where_the_audio_ends_was_not_heard() -> None:
+    said = say("Over the river and into")
+    end_s = said[-1].end_s
+    assert cut_unheard(said, end_s) == list(said)
+    assert cut_unheard([*said, Word(" the", end_s + 0.3, end_s + 0.4)], end_s + 0.4) == list(said)
+    assert cut_unheard([*said, Word(" the", end_s + 0.2, end_s + 0.4)], end_s + 0.4) != list(said)
+    assert cut_unheard([], 1.0) == []
 
 
 def test_still_less_is_enough_where_text_was_given_beforehand() -> None:

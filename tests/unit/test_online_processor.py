@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -396,10 +397,9 @@ class Numbers:
 
     def submit_nowait(self, job: Job) -> Future[Result]:
         self.jobs.append(job)
-        first = job.start_sample // SAMPLE_RATE
-        words = tuple(
-            Word(f" w{first + i}" + "." * (i % 3 == 2), float(i), i + 1.0) for i in range(int(job.audio_s))
-        )
+        first_s = job.start_sample / SAMPLE_RATE
+        numbers = range(math.ceil(first_s), int(first_s + job.audio_s))
+        words = tuple(Word(f" w{i:03d}" + "." * (i % 3 == 2), float(i), i + 1.0) for i in numbers)
         answer: Future[Result] = Future()
         answer.set_result(Result(job_id=job.job_id, words=words, language="en", language_probability=1.0))
         return answer
@@ -419,10 +419,14 @@ def test_the_pool_is_told_whose_audio_it_is_and_where_it_begins() -> None:
     asr = PoolASR(pool)
     said = np.arange(40 * SAMPLE_RATE) % 30_000
     pair = [OnlineASRProcessor(asr) for _ in range(2)]
+    outputs: list[Any] = []
     for second in range(40):
         for processor in pair:
             processor.insert_audio_chunk(said[second * SAMPLE_RATE :][:SAMPLE_RATE].astype(np.int16))
-        process_iter_many(pair)
+        outputs += process_iter_many(pair)
+    words = "".join(text for _, _, text in outputs[::2]).split()
+    assert words == [f"w{i:03d}" + "." * (i % 3 == 2) for i in range(39)]
+    assert [start for start, _, _ in outputs[::2] if start is not None][-3:] == [36.0, 37.0, 38.0]
     ones, others = pool.jobs[::2], pool.jobs[1::2]
     for jobs in (ones, others):
         assert len({job.stream_id for job in jobs}) == 1

@@ -12,23 +12,23 @@ from typing import Any, TextIO
 import numpy.typing as npt
 
 from ray_whisper_streaming.compat.hypothesis import TimedWord
+from ray_whisper_streaming.compat.reading import Place, Reading
 from ray_whisper_streaming.core.audio import as_int16
-from ray_whisper_streaming.core.jobs import SAMPLE_RATE, DecodeOptions, Int16Samples, Job, Result, Task
+from ray_whisper_streaming.core.jobs import SAMPLE_RATE, DecodeOptions, Job, Result, Task
 from ray_whisper_streaming.core.languages import LanguageTracker, check_language
-from ray_whisper_streaming.core.options import AUTO, MAX_WINDOW_AUDIO_S
-from ray_whisper_streaming.core.transcript import segment_words
+from ray_whisper_streaming.core.options import AUTO
+from ray_whisper_streaming.core.transcript import Word, segment_words
 from ray_whisper_streaming.errors import ConfigurationError
 from ray_whisper_streaming.pool.base import Recognizer
 
-__all__ = ["FasterWhisperASR", "Place", "RecognizerASR", "TranscribedSegment", "TranscribedWord"]
-
-MAX_WINDOW = round(MAX_WINDOW_AUDIO_S * SAMPLE_RATE)
-
-LOOK_BACK_S = 2.0
-"""Long audio is decoded window by window; words in the last seconds of one are left to the next."""
+__all__ = ["FasterWhisperASR", "RecognizerASR", "TranscribedSegment", "TranscribedWord"]
 
 NO_SPEECH_LIMIT = 0.9
 """Segments that Whisper itself thinks are not speech, above this, give no words (whisper_streaming's value)."""
+
+
+_threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="whisper-online")
+"""For what becomes of answers; nothing waits in them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,19 +50,6 @@ class TranscribedSegment:
     text: str
     words: list[TranscribedWord]
     no_speech_prob: float
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where audio stands in a stream: an engine that knows goes on from the stream's pass before.
-
-    Attributes:
-        stream_id: of the stream.
-        start_sample: where the audio begins in it, in samples.
-    """
-
-    stream_id: str
-    start_sample: int = 0
 
 
 class RecognizerASR:
@@ -87,7 +74,6 @@ class RecognizerASR:
         self.beam_size: int | None = None
         self._task: Task = "transcribe"
         self._language = LanguageTracker(None if lan == AUTO else lan)
-        self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="long-audio")
 
     def transcribe(self, audio: npt.ArrayLike, init_prompt: str = "") -> list[TranscribedSegment]:
         """Decode audio of any length and wait for the words.
@@ -100,7 +86,7 @@ class RecognizerASR:
             AudioError: samples that are no audio.
             TranscriptionError: the job failed; it may be tried again. Nothing else has changed.
         """
-        return self._transcribe(as_int16(audio), init_prompt, _somewhere())
+        return self.submit(audio, init_prompt).result()
 
     def submit(
         self, audio: npt.ArrayLike, init_prompt: str = "", place: Place | None = None
@@ -112,18 +98,10 @@ class RecognizerASR:
             init_prompt: as for `transcribe`.
             place: where this is in a stream, if it is decoded again and again as the stream goes on.
         """
-        samples, place = as_int16(audio), place or _somewhere()
-        if len(samples) > MAX_WINDOW:
-            return self._threads.submit(self._transcribe, samples, init_prompt, place)
         answer: Future[list[TranscribedSegment]] = Future()
-
-        def answered(job: Future[Result]) -> None:
-            try:
-                answer.set_result(self._segments(job.result(), 0))
-            except BaseException as error:
-                answer.set_exception(error)
-
-        self._submit(samples, init_prompt, place).add_done_callback(answered)
+        answer.set_running_or_notify_cancel()  # it can't be taken back
+        place = place or Place(uuid.uuid4().hex)
+        self._read_on(Reading(as_int16(audio), init_prompt, place), answer)
         return answer
 
     def ts_words(self, segments: Sequence[Any]) -> list[TimedWord]:
@@ -148,60 +126,47 @@ class RecognizerASR:
 
     def close(self) -> None:
         """Free what this object started. Safe to call twice."""
-        self._threads.shutdown(wait=False)
 
     def _recognizer(self) -> tuple[Recognizer, str]:
         """Where jobs go, and the model's name."""
         raise NotImplementedError
 
-    def _transcribe(self, samples: Int16Samples, prompt: str, place: Place) -> list[TranscribedSegment]:
-        segments: list[TranscribedSegment] = []
-        start = 0
-        while len(samples) - start > MAX_WINDOW:
-            window = samples[start : start + MAX_WINDOW]
-            found = self._segments(self._submit(window, prompt, place, start).result(), start)
-            limit_s = (start + MAX_WINDOW) / SAMPLE_RATE - LOOK_BACK_S
-            kept = [cut for segment in found if (cut := _until(segment, limit_s))]
-            segments += kept
-            start = round((kept[-1].end if kept else limit_s) * SAMPLE_RATE)
-            prompt = " ".join(segment.text for segment in segments)[-200:]
-        return segments + self._segments(self._submit(samples[start:], prompt, place, start).result(), start)
-
-    def _submit(self, samples: Int16Samples, prompt: str, place: Place, start: int = 0) -> Future[Result]:
+    def _read_on(self, reading: Reading, answer: Future[list[TranscribedSegment]]) -> None:
         recognizer, model = self._recognizer()
-        return recognizer.submit_nowait(
-            Job(
-                job_id=uuid.uuid4().hex,
-                stream_id=place.stream_id,
-                audio=samples,
-                start_sample=place.start_sample + start,
-                model=model,
-                language=self._language.language,
-                task=self._task,
-                context=prompt,
-                options=DecodeOptions(beam_size=self.beam_size),
-            )
+        place = reading.window_place
+        job = Job(
+            job_id=uuid.uuid4().hex,
+            stream_id=place.stream_id,
+            audio=reading.window,
+            start_sample=place.start_sample,
+            model=model,
+            language=self._language.language,
+            task=self._task,
+            context=reading.prompt,
+            options=DecodeOptions(beam_size=self.beam_size),
+        )
+        # The pool's own threads have better to do than to look for voice.
+        recognizer.submit_nowait(job).add_done_callback(
+            lambda done: _threads.submit(self._take, reading, place, done, answer)
         )
 
-    def _segments(self, result: Result, start: int) -> list[TranscribedSegment]:
-        offset_s = start / SAMPLE_RATE
-        end_s = result.words[-1].end_s if result.words else 0.0
-        self._language.receive(result.language, result.language_probability, end_s)
-        return [
-            TranscribedSegment(
-                start=segment.start_s + offset_s,
-                end=segment.end_s + offset_s,
-                text="".join(word.text for word in segment.words),
-                words=[
-                    TranscribedWord(
-                        word.start_s + offset_s, word.end_s + offset_s, word.text, word.probability
-                    )
-                    for word in segment.words
-                ],
-                no_speech_prob=result.no_speech_probability,
-            )
-            for segment in segment_words(result.words)
-        ]
+    def _take(
+        self,
+        reading: Reading,
+        place: Place,
+        done: Future[Result],
+        answer: Future[list[TranscribedSegment]],
+    ) -> None:
+        try:
+            result = done.result()
+            heard_s = result.words[-1].end_s - place.start_sample / SAMPLE_RATE if result.words else 0.0
+            self._language.receive(result.language, result.language_probability, heard_s)
+            if reading.take(result):
+                self._read_on(reading, answer)
+            else:
+                answer.set_result([s for words, silent in reading.answers for s in _segments(words, silent)])
+        except BaseException as error:
+            answer.set_exception(error)
 
 
 class FasterWhisperASR(RecognizerASR):
@@ -242,7 +207,6 @@ class FasterWhisperASR(RecognizerASR):
 
     def close(self) -> None:
         """Free the model."""
-        super().close()
         if self._pool is not None:
             self._pool.close()
             self._pool = None
@@ -253,15 +217,17 @@ class FasterWhisperASR(RecognizerASR):
         return self._pool, self._model
 
 
-def _somewhere() -> Place:
-    """Of audio that is decoded once."""
-    return Place(uuid.uuid4().hex)
-
-
-def _until(segment: TranscribedSegment, limit_s: float) -> TranscribedSegment | None:
-    """The part of a segment whose words end at ``limit_s`` or before."""
-    words = [word for word in segment.words if word.end <= limit_s]
-    if not words:
-        return None
-    text = "".join(word.word for word in words)
-    return TranscribedSegment(words[0].start, words[-1].end, text, words, segment.no_speech_prob)
+def _segments(words: Sequence[Word], no_speech_probability: float) -> list[TranscribedSegment]:
+    return [
+        TranscribedSegment(
+            start=segment.start_s,
+            end=segment.end_s,
+            text="".join(word.text for word in segment.words),
+            words=[
+                TranscribedWord(word.start_s, word.end_s, word.text, word.probability)
+                for word in segment.words
+            ],
+            no_speech_prob=no_speech_probability,
+        )
+        for segment in segment_words(words)
+    ]

@@ -12,8 +12,9 @@ from typing import Any, TextIO, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ray_whisper_streaming.compat.asr import Place, RecognizerASR
+from ray_whisper_streaming.compat.asr import RecognizerASR
 from ray_whisper_streaming.compat.hypothesis import HypothesisBuffer, TimedWord
+from ray_whisper_streaming.compat.reading import Place
 from ray_whisper_streaming.compat.tokenizer import SentenceSplitter
 from ray_whisper_streaming.core.audio import as_float32, as_int16
 from ray_whisper_streaming.core.jobs import SAMPLE_RATE

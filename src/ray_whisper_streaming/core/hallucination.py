@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from itertools import takewhile
 
 from ray_whisper_streaming.core.endpointing import VoiceMap
 from ray_whisper_streaming.core.jobs import SAMPLE_RATE, Result
@@ -14,6 +15,7 @@ __all__ = [
     "compression_ratio",
     "cut_crowd",
     "cut_repetition",
+    "cut_unheard",
     "drop_unvoiced",
     "is_hallucination",
 ]
@@ -62,6 +64,9 @@ CROWD_WORDS = 3
 
 CROWD_DOUBT = 0.1
 """A word right before a crowd that Whisper itself gives less probability belongs to the crowd."""
+
+UNHEARD_S = 0.1
+"""Of the last audio: what begins there can't have been heard. (What was really begun there, the next pass hears.)"""
 
 VOICE_SLACK_S = 0.2
 """Voice this near to a word counts for it: word times are that inexact."""
@@ -136,6 +141,12 @@ def cut_crowd(words: Sequence[Word]) -> list[Word]:
                 kept.pop()  # the word that led into it: Whisper knew better
             return kept
     return list(words)
+
+
+def cut_unheard(words: Sequence[Word], audio_end_s: float) -> list[Word]:
+    """Cut the words at the first one that begins where the audio ends: there is next to none for it."""
+    limit_s = audio_end_s - UNHEARD_S
+    return list(takewhile(lambda word: word.start_s < limit_s, words))
 
 
 def cut_echo(words: Sequence[Word], before: Sequence[Word] = ()) -> list[Word]:
