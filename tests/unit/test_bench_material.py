@@ -33,6 +33,11 @@ CLIPS = [make_clip(0), make_clip(1), make_clip(2)]
 ORIGINAL_START_S = {word.text: word.start_s for clip in CLIPS for word in clip.words}
 
 
+@pytest.fixture(autouse=True)
+def _no_other_speech(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RWS_SPEECH_DIR", raising=False)
+
+
 @pytest.mark.parametrize("index", range(7))
 @pytest.mark.parametrize("seconds", [5.0, 12.0, 30.0, 100.0])
 def test_words_and_audio_stay_together(index: int, seconds: float):
@@ -84,7 +89,6 @@ def test_the_packaged_samples_are_there():
 def test_recorded_speech_is_preferred_where_it_is(tmp_path, monkeypatch):
     (tmp_path / "longform").mkdir()
     (tmp_path / "manifest.jsonl").write_text("")
-    monkeypatch.delenv("RWS_SPEECH_DIR", raising=False)
     assert find_material(None, tmp_path) == tmp_path / "longform"
     monkeypatch.setenv("RWS_SPEECH_DIR", str(tmp_path))
     assert find_material() == tmp_path / "longform"
