@@ -95,8 +95,8 @@ def run_whisper_online(task: Task, streams: int) -> dict[str, Any]:
     )
     with closing(LocalPool(factory)) as pool:
         pool.start()
-        with closing(_PoolASR(task.language, pool, task.model)) as recogniser:
-            return _play(task, streams, recogniser, lambda: asyncio.run(pool.stats()))
+        recogniser = _PoolASR(task.language, pool, task.model)
+        return _play(task, streams, recogniser, lambda: asyncio.run(pool.stats()))
 
 
 def _play(task: Task, streams: int, recogniser: Any, stats: Callable[[], PoolStats]) -> dict[str, Any]:

@@ -69,14 +69,16 @@ def test_streams_beside_the_original(tmp_path, clips):
     pytest.importorskip("whisper_online")
     report = tmp_path / "streams.json"
     done = run(
-        "streams.py", "--streams", "1", "--seconds", "4", "--audio", str(clips), "--baseline",
+        "streams.py", "--streams", "1", "--seconds", "4", "--audio", str(clips), "--baseline", "--whisper-online",
         "--json", str(report), "--texts",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     document = json.loads(report.read_text())
     (row,) = document["results"]
-    assert row["streams"] == row["baseline"]["streams"] == 1
-    assert row["failures"] == row["baseline"]["failures"] == 0
+    for other in (row["baseline"], row["whisper_online"]):
+        assert row["streams"] == other["streams"] == 1
+        assert row["failures"] == other["failures"] == 0
+    assert row["whisper_online"]["wer"] < 0.3
     assert row["wer"] < 0.3
     assert row["offline_wer"] < 0.3
     assert row["offline_greedy_wer"] < 0.3

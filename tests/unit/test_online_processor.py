@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.support.answering import AnsweringASR
 
-from ray_whisper_streaming.compat.asr import RecognizerASR
 from ray_whisper_streaming.compat.hypothesis import TimedWord
 from ray_whisper_streaming.compat.processor import (
     HARD_LIMIT_S,
@@ -20,7 +19,7 @@ from ray_whisper_streaming.compat.processor import (
     aprocess_iter_many,
     process_iter_many,
 )
-from ray_whisper_streaming.core.jobs import SAMPLE_RATE, Job, Result
+from ray_whisper_streaming.core.jobs import SAMPLE_RATE, Job
 from ray_whisper_streaming.core.transcript import Word
 from ray_whisper_streaming.errors import AudioError, ConfigurationError, EngineError
 
@@ -389,34 +388,15 @@ def test_a_job_refused_at_once_takes_no_other_stream_with_it(monkeypatch: pytest
     assert outputs[2] == (0.0, 1.0, " stream2")
 
 
-class Numbers:
-    """A pool that hears a word in each second, and a sentence in every third; it keeps its jobs."""
-
-    def __init__(self) -> None:
-        self.jobs: list[Job] = []
-
-    def submit_nowait(self, job: Job) -> Future[Result]:
-        self.jobs.append(job)
-        first_s = job.start_sample / SAMPLE_RATE
-        numbers = range(math.ceil(first_s), int(first_s + job.audio_s))
-        words = tuple(Word(f" w{i:03d}" + "." * (i % 3 == 2), float(i), i + 1.0) for i in numbers)
-        answer: Future[Result] = Future()
-        answer.set_result(Result(job_id=job.job_id, words=words, language="en", language_probability=1.0))
-        return answer
-
-
-class PoolASR(RecognizerASR):
-    def __init__(self, pool: Any) -> None:
-        super().__init__("en")
-        self.pool = pool
-
-    def _recognizer(self) -> tuple[Any, str]:
-        return self.pool, "tiny.en"
+def sentences(job: Job) -> list[Word]:
+    """A word in each second of the stream, and in every third the end of a sentence."""
+    first_s = job.start_sample / SAMPLE_RATE
+    numbers = range(math.ceil(first_s), int(first_s + job.audio_s))
+    return [Word(f" w{i:03d}" + "." * (i % 3 == 2), float(i), i + 1.0) for i in numbers]
 
 
 def test_the_pool_is_told_whose_audio_it_is_and_where_it_begins() -> None:
-    pool = Numbers()
-    asr = PoolASR(pool)
+    asr = AnsweringASR(sentences)
     said = np.arange(40 * SAMPLE_RATE) % 30_000
     pair = [OnlineASRProcessor(asr) for _ in range(2)]
     outputs: list[Any] = []
@@ -427,44 +407,44 @@ def test_the_pool_is_told_whose_audio_it_is_and_where_it_begins() -> None:
     words = "".join(text for _, _, text in outputs[::2]).split()
     assert words == [f"w{i:03d}" + "." * (i % 3 == 2) for i in range(39)]
     assert [start for start, _, _ in outputs[::2] if start is not None][-3:] == [36.0, 37.0, 38.0]
-    ones, others = pool.jobs[::2], pool.jobs[1::2]
+    ones, others = asr.jobs[::2], asr.jobs[1::2]
     for jobs in (ones, others):
         assert len({job.stream_id for job in jobs}) == 1
         for job in jobs:
             assert np.array_equal(job.audio, said[job.start_sample :][: len(job.audio)])
     assert ones[0].stream_id != others[0].stream_id
     assert len({job.start_sample for job in ones}) > 2
-    assert len({job.job_id for job in pool.jobs}) == 80
+    assert len({job.job_id for job in asr.jobs}) == 80
 
 
 def test_each_way_of_a_pass_tells_it() -> None:
-    pool = Numbers()
-    processor = OnlineASRProcessor(PoolASR(pool), decode_tail=True)
+    asr = AnsweringASR(sentences)
+    processor = OnlineASRProcessor(asr, decode_tail=True)
     processor.init(offset=2.5)
     processor.insert_audio_chunk(audio(3))
     processor.process_iter()
     asyncio.run(processor.aprocess_iter())
     processor.insert_audio_chunk(audio(1))
     processor.finish()
-    assert [(job.start_sample, job.audio_s) for job in pool.jobs] == [(40_000, 3), (40_000, 3), (40_000, 4)]
-    assert len({job.stream_id for job in pool.jobs}) == 1
+    assert [(job.start_sample, job.audio_s) for job in asr.jobs] == [(40_000, 3), (40_000, 3), (40_000, 4)]
+    assert len({job.stream_id for job in asr.jobs}) == 1
 
 
 def test_a_recogniser_with_a_transcribe_of_its_own_is_asked_by_it() -> None:
-    class Louder(PoolASR):
+    class Louder(AnsweringASR):
         def transcribe(self, audio: Any, init_prompt: str = "") -> Any:
             return super().transcribe(np.asarray(audio) * 2, init_prompt)
 
-    pool = Numbers()
-    asr = PoolASR(pool)
+    louder, asr = Louder(sentences), AnsweringASR(sentences)
     plain = asr.transcribe
     asr.transcribe = lambda audio, init_prompt="": plain(np.asarray(audio) * 4, init_prompt)  # type: ignore[method-assign]
-    processors = [OnlineASRProcessor(Louder(pool)), OnlineASRProcessor(asr)]
+    processors = [OnlineASRProcessor(louder), OnlineASRProcessor(asr)]
     for processor in processors:
         processor.insert_audio_chunk(np.full(SAMPLE_RATE, 0.125, np.float32))
         processor.process_iter()
     process_iter_many(processors)
-    assert [int(job.audio[0]) for job in pool.jobs] == [8_192, 16_384, 8_192, 16_384]
+    assert [int(job.audio[0]) for job in louder.jobs] == [8_192, 8_192]
+    assert [int(job.audio[0]) for job in asr.jobs] == [16_384, 16_384]
 
 
 def test_the_stream_may_go_on_after_finish() -> None:

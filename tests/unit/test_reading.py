@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+import subprocess
+import sys
+from collections.abc import Sequence
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.support.answering import AnsweringASR
 
 from ray_whisper_streaming.compat.asr import RecognizerASR
-from ray_whisper_streaming.compat.reading import MAX_WINDOW, Place
+from ray_whisper_streaming.compat.reading import LOOK_BACK_S, MAX_WINDOW, Place
 from ray_whisper_streaming.core.jobs import SAMPLE_RATE, Job, Result
 from ray_whisper_streaming.core.transcript import Word
 from ray_whisper_streaming.errors import EngineError
@@ -22,37 +25,12 @@ SAMPLES = Path(str(resources.files("ray_whisper_streaming") / "samples"))
 SPEECH = np.concatenate(list(decode_file(SAMPLES / "soup_recipe.flac")))
 """18 s of nothing but voice."""
 
-Answer = Callable[[Job], Sequence[Word] | Result]
 
-
-class AnsweringASR(RecognizerASR):
-    """Its pool answers as it is told, in seconds of the stream; it keeps its jobs."""
-
-    def __init__(self, answer: Answer) -> None:
-        super().__init__("en")
-        self.jobs: list[Job] = []
-        self._answer = answer
-
-    def _recognizer(self) -> tuple[Any, str]:
-        return self, "tiny.en"
-
-    def submit_nowait(self, job: Job) -> Future[Result]:
-        self.jobs.append(job)
-        future: Future[Result] = Future()
-        try:
-            said = self._answer(job)
-            if not isinstance(said, Result):
-                said = Result(job_id=job.job_id, words=tuple(said), language="en", language_probability=1.0)
-            future.set_result(said)
-        except EngineError as error:
-            future.set_exception(error)
-        return future
-
-    def read(
-        self, audio: Any, prompt: str = "", place: Place | None = None
-    ) -> list[tuple[float, float, str]]:
-        words = self.ts_words(self.submit(audio, prompt, place).result(10))
-        return [(round(start, 2), round(end, 2), text) for start, end, text in words]
+def read(
+    asr: RecognizerASR, audio: Any, prompt: str = "", place: Place | None = None
+) -> list[tuple[float, float, str]]:
+    words = asr.ts_words(asr.submit(audio, prompt, place).result(10))
+    return [(round(start, 2), round(end, 2), text) for start, end, text in words]
 
 
 def bounds(job: Job) -> tuple[float, float]:
@@ -69,7 +47,7 @@ def one_a_second(job: Job, until_s: float = 1e9) -> list[Word]:
 
 def test_what_an_answer_leaves_at_its_end_is_asked_for_again() -> None:
     asr = AnsweringASR(lambda job: one_a_second(job, until_s=105.0 if job.start_sample == 1_600_000 else 1e9))
-    words = asr.read(SPEECH[: 12 * SAMPLE_RATE], "Before.", Place("s", 100 * SAMPLE_RATE))
+    words = read(asr, SPEECH[: 12 * SAMPLE_RATE], "Before.", Place("s", 100 * SAMPLE_RATE))
     assert words == [(float(i), i + 0.9, f" w{100 + i}") for i in range(12)]
     assert [bounds(job) for job in asr.jobs] == [(100.0, 112.0), (104.9, 112.0)]
     assert [job.context for job in asr.jobs] == ["Before.", " w100 w101 w102 w103 w104"]
@@ -81,18 +59,18 @@ def test_what_an_answer_leaves_at_its_end_is_asked_for_again() -> None:
 def test_silence_is_not_asked_for_again(silence: Any) -> None:
     asr = AnsweringASR(lambda job: one_a_second(job, until_s=5.0))
     audio = np.concatenate([SPEECH[: 5 * SAMPLE_RATE] / 32_768, silence(10 * SAMPLE_RATE)])
-    assert len(asr.read(audio.astype(np.float32))) == 5
+    assert len(read(asr, audio.astype(np.float32))) == 5
     assert len(asr.jobs) == 1
 
 
 def test_it_is_not_asked_for_without_end() -> None:
     asr = AnsweringASR(lambda job: one_a_second(job, until_s=5.0))
-    assert len(asr.read(SPEECH[: 12 * SAMPLE_RATE])) == 5
+    assert len(read(asr, SPEECH[: 12 * SAMPLE_RATE])) == 5
     assert len(asr.jobs) == 2
     again = AnsweringASR(lambda _: [Word(" again", 1.0, 2.0)])  # whatever is asked
-    assert len(again.read(SPEECH[: 12 * SAMPLE_RATE])) == 2
+    assert len(read(again, SPEECH[: 12 * SAMPLE_RATE])) == 2
     nothing = AnsweringASR(lambda _: [])
-    assert nothing.read(SPEECH[: 12 * SAMPLE_RATE]) == []
+    assert read(nothing, SPEECH[: 12 * SAMPLE_RATE]) == []
     assert len(nothing.jobs) == 1
 
 
@@ -103,28 +81,44 @@ def test_a_rest_that_can_not_be_decoded_fails_the_pass() -> None:
         return one_a_second(job, until_s=5.0)
 
     with pytest.raises(EngineError):
-        AnsweringASR(fail_later).read(SPEECH[: 12 * SAMPLE_RATE])
+        read(AnsweringASR(fail_later), SPEECH[: 12 * SAMPLE_RATE])
 
 
 @pytest.mark.parametrize("place", [None, Place("s", 50 * SAMPLE_RATE)])
 def test_of_long_audio_every_word_is_read_once(place: Place | None) -> None:
     asr = AnsweringASR(one_a_second)
-    words = asr.read(np.tile(SPEECH, 5)[: 80 * SAMPLE_RATE], place=place)
+    words = read(asr, np.tile(SPEECH, 5)[: 80 * SAMPLE_RATE], place=place)
     before = 50 if place else 0
     assert words == [(float(i), i + 0.9, f" w{before + i}") for i in range(80)]
     assert all(len(job.audio) <= MAX_WINDOW for job in asr.jobs)
 
 
+def test_the_last_words_of_a_window_are_left_to_the_next() -> None:
+    def half_heard_at_the_end(job: Job) -> list[Word]:
+        end_s = bounds(job)[1]
+        return [
+            Word(f"{word.text}?", word.start_s, word.end_s)
+            if end_s - 1.9 < word.end_s and end_s < 80
+            else word
+            for word in one_a_second(job)
+        ]
+
+    words = read(AnsweringASR(half_heard_at_the_end), np.tile(SPEECH, 5)[: 80 * SAMPLE_RATE])
+    assert [text for _, _, text in words] == [f" w{i}" for i in range(80)]
+
+
 def test_long_silence_is_gone_through() -> None:
     asr = AnsweringASR(lambda job: [])
-    assert asr.read(np.zeros(100 * SAMPLE_RATE, np.int16)) == []
+    assert read(asr, np.zeros(100 * SAMPLE_RATE, np.int16)) == []
     assert 4 <= len(asr.jobs) <= 5
+    spans = [bounds(job) for job in asr.jobs]
+    assert all(start == end - LOOK_BACK_S for (_, end), (start, _) in pairwise(spans))
 
 
 def words_of_speech(words: Sequence[Word], seconds: int) -> list[tuple[float, float, str]]:
     """What is read of so much speech, where the first answer is these words, and another one none."""
     asr = AnsweringASR(lambda job: [] if job.start_sample else words)
-    return asr.read(SPEECH[: seconds * SAMPLE_RATE])
+    return read(asr, SPEECH[: seconds * SAMPLE_RATE])
 
 
 def test_words_that_whisper_made_up_are_left_out() -> None:
@@ -141,4 +135,36 @@ def test_an_answer_that_whisper_itself_doubts_has_no_words() -> None:
         words = tuple(one_a_second(job))
         return Result(job_id=job.job_id, words=words, no_speech_probability=0.7, average_log_probability=-1.2)
 
-    assert AnsweringASR(doubted).read(SPEECH[: 6 * SAMPLE_RATE]) == []
+    assert read(AnsweringASR(doubted), SPEECH[: 6 * SAMPLE_RATE]) == []
+
+
+PROGRAM = """
+import threading, time
+from concurrent.futures import Future
+import numpy as np
+from ray_whisper_streaming.compat.asr import RecognizerASR
+from ray_whisper_streaming.core.jobs import Result
+
+class ASR(RecognizerASR):
+    def _recognizer(self):
+        return self, "tiny.en"
+
+    def submit_nowait(self, job):
+        answer = Future()
+        answer.set_result(Result(job_id=job.job_id, language="en", language_probability=1.0))
+        return answer
+
+def work():
+    threading.main_thread().join()
+    time.sleep(0.2)
+    print(ASR("en").transcribe(np.zeros(16_000, np.int16)))
+
+threading.Thread(target=work).start()
+"""
+
+
+def test_threads_that_outlive_the_main_one_are_answered() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "[]\n"

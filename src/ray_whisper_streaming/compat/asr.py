@@ -28,7 +28,7 @@ NO_SPEECH_LIMIT = 0.9
 
 
 _threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="whisper-online")
-"""For what becomes of answers; nothing waits in them."""
+"""For what becomes of answers: the pool's own have better to do than to look for voice. Nothing waits in them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,21 +145,22 @@ class RecognizerASR:
             context=reading.prompt,
             options=DecodeOptions(beam_size=self.beam_size),
         )
-        # The pool's own threads have better to do than to look for voice.
-        recognizer.submit_nowait(job).add_done_callback(
-            lambda done: _threads.submit(self._take, reading, place, done, answer)
-        )
 
-    def _take(
-        self,
-        reading: Reading,
-        place: Place,
-        done: Future[Result],
-        answer: Future[list[TranscribedSegment]],
-    ) -> None:
+        def answered(done: Future[Result]) -> None:
+            try:
+                _threads.submit(self._take, reading, done, answer)
+            except (
+                RuntimeError
+            ):  # the main thread has ended: executors take nothing more, while others still wait
+                self._take(reading, done, answer)
+
+        recognizer.submit_nowait(job).add_done_callback(answered)
+
+    def _take(self, reading: Reading, done: Future[Result], answer: Future[list[TranscribedSegment]]) -> None:
         try:
             result = done.result()
-            heard_s = result.words[-1].end_s - place.start_sample / SAMPLE_RATE if result.words else 0.0
+            start_s = reading.window_place.start_sample / SAMPLE_RATE
+            heard_s = result.words[-1].end_s - start_s if result.words else 0.0
             self._language.receive(result.language, result.language_probability, heard_s)
             if reading.take(result):
                 self._read_on(reading, answer)

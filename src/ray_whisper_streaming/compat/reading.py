@@ -13,7 +13,7 @@ from ray_whisper_streaming.core.hallucination import (
     is_hallucination,
 )
 from ray_whisper_streaming.core.jobs import SAMPLE_RATE, Int16Samples, Result
-from ray_whisper_streaming.core.options import MAX_WINDOW_AUDIO_S
+from ray_whisper_streaming.core.options import MAX_WINDOW_AUDIO_S, EndpointingOptions
 from ray_whisper_streaming.core.transcript import Word
 from ray_whisper_streaming.engines.vad import VAD_FRAME_SAMPLES, SileroVad, VadState
 
@@ -26,9 +26,6 @@ LOOK_BACK_S = 2.0
 
 UNREAD_S = 1.5
 """Voice behind an answer's last word for which another is asked: where a sentence ends Whisper may stop too early."""
-
-VOICED = 0.5
-"""Of a frame: the probability from which Silero's authors count it as voice."""
 
 PROMPT_CHARACTERS = 200
 """Of what was read before."""
@@ -113,7 +110,7 @@ def _voiced_s(samples: Int16Samples) -> float:
     if whole < UNREAD_S * SAMPLE_RATE:
         return 0.0  # not enough, whatever it is
     (probabilities,) = _voice_detector().score([VadState()], [samples[:whole]])
-    return float((probabilities >= VOICED).sum()) * VAD_FRAME_SAMPLES / SAMPLE_RATE
+    return float((probabilities >= EndpointingOptions().threshold).sum()) * VAD_FRAME_SAMPLES / SAMPLE_RATE
 
 
 @cache
