@@ -41,12 +41,13 @@ LIMIT_MB = 5.0
 WARM_STREAMS = 10
 """Streams and full windows heard before counting: more than any engine takes into one batch on a CPU."""
 
-STEP_S = 0.8
-"""Audio between two passes: windows are then as long as on a pool that keeps up."""
+STEP_S = 0.5
+"""Audio between two passes: windows are then as long as on an idle pool, where they are longest."""
 
 PHASES = 8
-"""Streams opened at a time, each heard for one step more than the one before: a window grows and is trimmed in so many
-seconds."""
+PHASE_STEPS = 2
+"""Streams opened at a time, each heard for so many steps more than the one before: a window grows and is trimmed in as
+many seconds."""
 
 SETTLED_LOOKS = 5
 LOOK_PAUSE_S = 0.02
@@ -89,9 +90,9 @@ class Players:
         options = StreamOptions(language="en")
         fresh = [self._pool.stream(options) for _ in range(count)]
         step = round(STEP_S * SAMPLE_RATE)
-        for number in range(self._steps + PHASES):
+        for number in range(self._steps + PHASES * PHASE_STEPS):
             for index, stream in enumerate(fresh, len(self.streams)):
-                if number < self._steps + index % PHASES:
+                if number < self._steps + index % PHASES * PHASE_STEPS:
                     place = (index * self._steps + number) * step
                     await stream.push(self._heard(place, step))
             await self._idle()
@@ -148,7 +149,7 @@ def _give_back() -> None:
 async def run(args: argparse.Namespace) -> dict[str, Any]:
     speech = np.concatenate([clip.audio for clip in load_clips(find_material())])
     if args.scripted:
-        longest_s = args.seconds + PHASES * STEP_S
+        longest_s = args.seconds + PHASES * PHASE_STEPS * STEP_S
         factory = partial(ScriptedEngine, default=Speech(pause_s=0.0).between(0.0, longest_s))
     else:
         factory = engine_factory_for(args.engine, model=args.model)

@@ -66,7 +66,7 @@ class TestFigures:
         assert row["cer"] is row["offline_cer"] is None
         assert row["decoded_seconds_per_audio_second"] == 50 / 20
         assert row["jobs_per_audio_second"] == 30 / 20
-        assert row["options"]["trimming"]["keep_s"] == 10.0
+        assert row["options"]["trimming"]["keep_s"] == 13.0
         json.dumps(row)
 
     def test_scripts_without_spaces_have_a_letter_error_rate(self):

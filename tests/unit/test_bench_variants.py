@@ -44,7 +44,7 @@ def test_it_may_name_a_language_for_all_clips_and_have_a_name():
         ("commit_delay_s=11", "commit_delay_s is 11.0; it must be from 0 to 10"),
         ("commit_delay_s=nan", "commit_delay_s is nan; it must be from 0 to 10"),
         ("beam_size=2.5", "beam_size is '2.5'; it must be a whole number"),
-        ("keep_s=20", "trim_after_s is 18.0; it must be from 20.5 to 27"),
+        ("keep_s=22", "trim_after_s is 22.0; it must be from 22.5 to 27"),
         ("context=perhaps", "context is 'perhaps'; it must be one of true, yes"),
         ("cutoff", "variant is 'cutoff'; it must be field=value pairs"),
         ("", "variant is ''; it must be field=value pairs"),
@@ -83,7 +83,5 @@ class TestInSteps:
         assert Variant("", {"update_interval_s": 2.0}).in_steps(0.5).options("en").update_interval_s == 2.0
 
     def test_windows_that_were_asked_for_hold_however_long_the_step(self):
-        asked = Variant("", {"trim_after_s": 20.0}).in_steps(2.0).options("en").trimming
-        assert asked.for_step(2.0).trim_after_s == 20.0
-        default = Variant("", {}).in_steps(2.0).options("en").trimming
-        assert default.for_step(2.0).trim_after_s == default.busy_trim_after_s
+        assert not Variant("", {"trim_after_s": 20.0}).in_steps(2.0).options("en").busy(2.0)
+        assert Variant("", {}).in_steps(2.0).options("en").busy(2.0)

@@ -76,6 +76,14 @@ def test_a_window_can_grow_beyond_its_hard_limit() -> None:
     assert TrimmingOptions(hard_limit_s=MAX_HARD_LIMIT_S).hard_limit_s < MAX_WINDOW_AUDIO_S
 
 
+def test_passes_further_apart_than_was_asked_for_say_that_the_pool_is_busy() -> None:
+    assert not StreamOptions().busy(0.6)
+    assert StreamOptions().busy(0.7)
+    assert not StreamOptions(update_interval_s=1.0).busy(1.5)
+    assert StreamOptions(update_interval_s=1.0).busy(1.6)
+    assert not StreamOptions(trimming=TrimmingOptions(busy_after_s=2.0)).busy(1.6)
+
+
 def test_decode_options_are_what_batches_must_share() -> None:
     one = StreamOptions(beam_size=5, language="de", prompt="Hallo")
     assert one.decode_options == StreamOptions(beam_size=5).decode_options

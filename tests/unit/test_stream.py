@@ -446,6 +446,30 @@ def test_the_longest_window_and_the_longest_bridge_leave_room_for_speech() -> No
     assert Player(world, replace(ENGLISH, trimming=longest)).play().text == world.text
 
 
+def test_passes_far_apart_are_hurried_and_leave_a_shorter_window() -> None:
+    def windows(step_s: float) -> tuple[set[bool], float]:
+        stream = Stream("s", WITHOUT_VOICE)
+        hurried: set[bool] = set()
+        longest = 0.0
+        for _ in range(round(60 / step_s)):
+            push(stream, loud(step_s))
+            job = next_job(stream)
+            hurried.add(job.hurried)
+            longest = max(longest, job.audio_s)
+            start_s = job.start_sample / SECOND
+            seconds = range(int(start_s) + 1, int(start_s + job.audio_s))
+            answer(stream, job, *(Word(f" w{at}", at - 0.5, at) for at in seconds))
+        return hurried, longest
+
+    defaults = TrimmingOptions()
+    hurried, longest = windows(0.5)
+    assert hurried == {False}
+    assert defaults.trim_after_s - 1 < longest < defaults.trim_after_s + 2
+    hurried, longest = windows(0.75)
+    assert hurried == {True}
+    assert defaults.busy_trim_after_s - 1 < longest < defaults.busy_trim_after_s + 2
+
+
 def test_the_language_is_settled_once_and_then_kept() -> None:
     stream = Stream("s", StreamOptions(voice_activity=False, policy="cutoff"))
     push(stream, loud(1.0))

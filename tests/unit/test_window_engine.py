@@ -70,6 +70,7 @@ class StrictBackend:
     lengths: list[list[int]] = field(default_factory=list)
     sources: list[list[int | None]] = field(default_factory=list)
     generated: list[int] = field(default_factory=list)
+    beams: list[tuple[int, int]] = field(default_factory=list)
     aligned: list[tuple[tuple[int, ...], int]] = field(default_factory=list)
 
     def encode(
@@ -100,6 +101,7 @@ class StrictBackend:
         if any(self.poison(value) for value, _ in encoded):
             raise RuntimeError("out of memory")
         self.generated.append(len(prompts))
+        self.beams.append((beam_size, len(prompts)))
         answers = []
         for (value, frames), prefix in zip(encoded, prefixes, strict=True):
             said = [*prefix, *(ord(char) for char in self.say(value, frames))]
@@ -132,14 +134,26 @@ class StrictEngine(WindowEngine):
 
     def _load(self) -> LoadedModel:
         return LoadedModel(
-            backend=self._backend, device="cpu", languages=LANGUAGES, max_batch_size=self._max_batch_size
+            backend=self._backend,
+            device="cpu",
+            languages=LANGUAGES,
+            max_batch_size=self._max_batch_size,
+            beam_size=8,
+            hurried_beam_size=4,
         )
 
 
 def make(backend: StrictBackend, **options: int) -> StrictEngine:
     engine = StrictEngine(backend, **options)
     engine.warm_up()
-    for calls in (backend.encoded, backend.lengths, backend.sources, backend.generated, backend.aligned):
+    for calls in (
+        backend.encoded,
+        backend.lengths,
+        backend.sources,
+        backend.generated,
+        backend.beams,
+        backend.aligned,
+    ):
         calls.clear()
     return engine
 
@@ -176,6 +190,20 @@ def test_streams_share_one_encode_one_generate_and_one_align():
     assert [count for _, count in backend.aligned] == [3]
     assert len({text(outcome) for outcome in outcomes}) == 3
     assert [outcome.job_id for outcome in outcomes] == ["a", "b", "c"]
+
+
+def test_a_hurried_job_gets_fewer_beams_unless_it_says_how_many():
+    backend = StrictBackend()
+    make(backend).transcribe(
+        [
+            job("a"),
+            job("b", hurried=True),
+            job("c"),
+            job("d", options=DecodeOptions(beam_size=5), hurried=True),
+            job("e", options=DecodeOptions(beam_size=4)),
+        ]
+    )
+    assert backend.beams == [(8, 2), (4, 2), (5, 1)]
 
 
 def test_what_differs_between_streams_is_sorted_into_groups_and_changes_no_result():

@@ -95,6 +95,7 @@ class Job:
         options: what must be equal inside a batch.
         deadline: monotonic second by which the answer is wanted; orders jobs, drops none.
         keeps_place: it stands for a job that was withdrawn while it waited: its deadline may have passed.
+        hurried: the pool is busy: where the beams are the engine's choice, it may take fewer.
         final: the last job of an utterance: goes first.
         tenant: fairness is kept between tenants.
     """
@@ -113,6 +114,7 @@ class Job:
     options: DecodeOptions = DecodeOptions()
     deadline: float = 0.0
     keeps_place: bool = False
+    hurried: bool = False
     final: bool = False
     tenant: str = ""
 

@@ -84,20 +84,20 @@ class TrimmingOptions:
         hard_limit_s: a window this long is trimmed even if nothing could be committed.
         bridge_s: a pause up to this long stays in the window, so that Whisper knows the voice and the subject when
             the next utterance begins; after a longer one the window starts afresh.
-        busy_after_s: when passes are further apart than this, because the pool is busy, windows are kept shorter (a
-            smaller value suits engines that encode every window whole):
+        busy_after_s: passes further apart than this say that the pool is busy (see `StreamOptions.busy`), and windows
+            are kept shorter:
         busy_trim_after_s: the limit then.
-        busy_keep_s: the audio kept then.
+        busy_keep_s: the audio kept then. (Engines that encode every window whole gain by less: 12 and 8 s.)
     """
 
     at: Literal["word", "segment", "sentence"] = "word"
-    trim_after_s: float = 18.0
-    keep_s: float = 10.0
+    trim_after_s: float = 22.0
+    keep_s: float = 13.0
     hard_limit_s: float = 24.0
     bridge_s: float = 3.0
-    busy_after_s: float = 1.3
-    busy_trim_after_s: float = 12.0
-    busy_keep_s: float = 8.0
+    busy_after_s: float = 0.6
+    busy_trim_after_s: float = 18.0
+    busy_keep_s: float = 10.0
 
     def __post_init__(self) -> None:
         check_choice("at", self.at, ("word", "segment", "sentence"))
@@ -109,12 +109,14 @@ class TrimmingOptions:
         check_range("busy_keep_s", self.busy_keep_s, 0.0, 25.0)
         check_range("busy_trim_after_s", self.busy_trim_after_s, self.busy_keep_s + 0.5, MAX_HARD_LIMIT_S)
 
-    def for_step(self, step_s: float) -> TrimmingOptions:
-        """The options that hold when ``step_s`` seconds of audio came between two passes."""
-        if step_s <= self.busy_after_s:
-            return self
+    def when_busy(self) -> TrimmingOptions:
+        """The options that hold while the pool is busy."""
         keep_s = min(self.keep_s, self.busy_keep_s)
         return replace(self, trim_after_s=min(self.trim_after_s, self.busy_trim_after_s), keep_s=keep_s)
+
+
+BUSY_SHARE = 1.5
+"""Of the interval that was asked for: passes further apart are so because jobs wait."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +141,8 @@ class StreamOptions:
         voice_activity: listen for voice: silence sends no jobs, and utterances end by themselves.
         endpointing: when speech begins and ends (used with ``voice_activity``).
         trimming: how the window is kept short.
-        beam_size: 1 is greedy; None is the engine's choice: 4 where beams are cheap (ONNX Runtime on a CPU), else 1.
+        beam_size: 1 is greedy; None is the engine's choice: 8 where beams are cheap (ONNX Runtime on a CPU) and 4
+            while the pool is busy, else 1.
         max_utterance_s: a longer utterance is reported in parts, at sentence ends where possible.
         max_buffer_s: audio waiting for the pool, in seconds; beyond it, pushing waits or is refused.
         tenant: on whose account the stream runs; the pool is fair between tenants.
@@ -184,3 +187,11 @@ class StreamOptions:
     def decode_options(self) -> DecodeOptions:
         """What must be equal for this stream's jobs to share a batch with others."""
         return DecodeOptions(beam_size=self.beam_size)
+
+    def busy(self, step_s: float) -> bool:
+        """Whether the pool is busy, to go by how far apart it lets passes be.
+
+        Args:
+            step_s: seconds of audio between the pass before and this one.
+        """
+        return step_s > max(self.trimming.busy_after_s, BUSY_SHARE * self.update_interval_s)

@@ -297,6 +297,7 @@ class Stream:
             options=self.options.decode_options,
             deadline=self._place or (now if final else now + self.options.update_interval_s),
             keeps_place=bool(self._place),
+            hurried=self.options.busy((end - self._decoded_until) / SAMPLE_RATE),
             final=final,
             tenant=self.options.tenant,
         )
@@ -338,14 +339,13 @@ class Stream:
         self._free_pass = bool(job.prefix) and self._heard_nothing(words, end)
         if self._free_pass and job.final:
             return  # the same window once more, without the prefix: no word may be lost here
-        step_s = (end - self._decoded_until) / SAMPLE_RATE
         self._decoded_until = end
         if job.final:
             self._commit(words, len(words))
             self._finish_region()
             return
         self._commit(words, self._count_committed(words, end, end_s))
-        self._trim(end_s, step_s)
+        self._trim(end_s, busy=job.hurried)
         if overlong := self._ledger.split_overlong():
             self._events.append(overlong)
 
@@ -474,7 +474,7 @@ class Stream:
     def _enter(self, region: _Region) -> None:
         self._entered = region
         self._leave_behind(region.start)
-        self._trim(region.start / SAMPLE_RATE, 0.0)
+        self._trim(region.start / SAMPLE_RATE, busy=False)
         self._decoded_until = region.start
 
     def _leave_behind(self, sample: int) -> None:
@@ -558,10 +558,12 @@ class Stream:
             self._shown = partial.text
             self._events.append(partial)
 
-    def _trim(self, decoded_s: float, step_s: float) -> None:
+    def _trim(self, decoded_s: float, *, busy: bool) -> None:
         start_s = self._window_start / SAMPLE_RATE
-        options = self.options.trimming.for_step(step_s)
-        cut_s = choose_cut_s(self._ledger.window, start_s, decoded_s, options)
+        trimming = self.options.trimming
+        cut_s = choose_cut_s(
+            self._ledger.window, start_s, decoded_s, trimming.when_busy() if busy else trimming
+        )
         if cut_s is not None:
             cut = round(cut_s * SAMPLE_RATE)
             self._window_start = cut - cut % MEL_HOP

@@ -60,6 +60,7 @@ class LoadedModel(Generic[Encoded]):
         languages: codes it knows.
         max_batch_size: windows decoded in one call.
         beam_size: for jobs that name none.
+        hurried_beam_size: for those of them that are hurried.
     """
 
     backend: Backend[Encoded]
@@ -67,6 +68,11 @@ class LoadedModel(Generic[Encoded]):
     languages: frozenset[str]
     max_batch_size: int
     beam_size: int = 1
+    hurried_beam_size: int = 1
+
+    def beams(self, job: Job) -> int:
+        """How many beams a job gets."""
+        return job.options.beam_size or (self.hurried_beam_size if job.hurried else self.beam_size)
 
 
 class WindowEngine(ABC, Generic[Encoded]):
@@ -159,7 +165,8 @@ class WindowEngine(ABC, Generic[Encoded]):
                     job_id=job.job_id, language=job.language or DEFAULT_LANGUAGE, language_probability=0.0
                 )
             else:
-                groups[0 if ragged else _padded_frames(job, ragged=False), job.options].append(index)
+                options = replace(job.options, beam_size=loaded.beams(job))
+                groups[0 if ragged else _padded_frames(job, ragged=False), options].append(index)
         for (_, options), indices in groups.items():
             for first in range(0, len(indices), loaded.max_batch_size):
                 piece = indices[first : first + loaded.max_batch_size]
@@ -176,7 +183,7 @@ class WindowEngine(ABC, Generic[Encoded]):
         try:
             decoded = self._ready(self._decoder).decode(
                 [self._window(job) for job in jobs],
-                beam_size=options.beam_size or self._ready(self._loaded).beam_size,
+                beam_size=self._ready(self._loaded).beams(jobs[0]),  # as many as the others of the group
                 suppress_blank=options.suppress_blank,
             )
             return [_result(job, item) for job, item in zip(jobs, decoded, strict=True)]

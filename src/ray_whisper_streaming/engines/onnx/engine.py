@@ -20,9 +20,11 @@ NAME = "onnxruntime"
 MAX_BATCH_SIZE = 2
 """Larger batches bring nothing on a CPU: each window is encoded by itself, and a small batch is answered sooner."""
 
-BEAM_SIZE = 4
-"""For jobs that name none. Only new words are stepped, so beams are cheap. (Measured with windows of 11 s, passes 1.1 s
-apart, 8 streams of a minute: 13.3 instead of 15.0 % word errors, in the same time within noise.)"""
+BEAM_SIZE = 8
+"""For jobs that name none. Only new words are stepped, so beams are cheap."""
+
+HURRIED_BEAM_SIZE = 4
+"""For those that are hurried: a job takes a fifth less time."""
 
 COMPUTE_TYPES = ("auto", "int8", "float32")
 
@@ -74,4 +76,5 @@ class OnnxEngine(WindowEngine[EncodedWindows]):
             languages=frozenset(vocabulary.language_tokens),
             max_batch_size=self._max_batch_size or MAX_BATCH_SIZE,
             beam_size=BEAM_SIZE,
+            hurried_beam_size=HURRIED_BEAM_SIZE,
         )
