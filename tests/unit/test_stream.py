@@ -826,4 +826,9 @@ def test_a_stream_whose_passes_wait_asks_less_often(taken_back: bool) -> None:
     push(stream, loud(2 * asked_for))
     assert stream.next_job(20.0) is None
     push(stream, loud(stream.interval_s))
-    assert stream.next_job(20.0) is not None
+    answer(stream, next_job(stream, now=20.0))
+    for hurried, one in ((True, stream), (False, Stream("idle", WITHOUT_VOICE))):
+        push(one, loud(0.2))
+        finish(one)
+        job = next_job(one, now=21.0)
+        assert (job.final, job.hurried) == (True, hurried), "however little is new"

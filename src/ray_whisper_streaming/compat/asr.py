@@ -144,6 +144,7 @@ class RecognizerASR:
             task=self._task,
             context=reading.prompt,
             options=DecodeOptions(beam_size=self.beam_size),
+            hurried=True,  # programs step on, however busy the pool: nothing would make up for dearer passes
         )
 
         def answered(done: Future[Result]) -> None:

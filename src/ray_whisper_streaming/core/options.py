@@ -84,10 +84,10 @@ class TrimmingOptions:
         hard_limit_s: a window this long is trimmed even if nothing could be committed.
         bridge_s: a pause up to this long stays in the window, so that Whisper knows the voice and the subject when
             the next utterance begins; after a longer one the window starts afresh.
-        busy_after_s: passes further apart than this say that the pool is busy (see `StreamOptions.busy`), and windows
-            are kept shorter:
+        busy_after_s: passes further apart than this say that the pool is busy, as jobs that wait do (see
+            `StreamOptions.busy`). Then windows are kept shorter:
         busy_trim_after_s: the limit then.
-        busy_keep_s: the audio kept then. (Engines that encode every window whole gain by less: 12 and 8 s.)
+        busy_keep_s: the audio kept then.
     """
 
     at: Literal["word", "segment", "sentence"] = "word"
@@ -96,8 +96,8 @@ class TrimmingOptions:
     hard_limit_s: float = 24.0
     bridge_s: float = 3.0
     busy_after_s: float = 0.6
-    busy_trim_after_s: float = 18.0
-    busy_keep_s: float = 10.0
+    busy_trim_after_s: float = 15.0
+    busy_keep_s: float = 8.0
 
     def __post_init__(self) -> None:
         check_choice("at", self.at, ("word", "segment", "sentence"))

@@ -42,6 +42,11 @@ class Pace:
             return self._least_s
         return max(self._affordable_s, AGREEMENT_SPAN_S)
 
+    @property
+    def slowed(self) -> bool:
+        """Whether passes are further apart than was asked for."""
+        return self.interval_s > self._least_s
+
     def receive(self, wait_s: float, decoding_s: float) -> None:
         """Take how long a pass waited for a worker, and how long its batch took there."""
         if wait_s > max(decoding_s, SHORT_WAIT_S):  # a whole batch was ahead of it

@@ -297,7 +297,7 @@ class Stream:
             options=self.options.decode_options,
             deadline=self._place or (now if final else now + self.options.update_interval_s),
             keeps_place=bool(self._place),
-            hurried=self.options.busy((end - self._decoded_until) / SAMPLE_RATE),
+            hurried=self._pace.slowed or self.options.busy((end - self._decoded_until) / SAMPLE_RATE),
             final=final,
             tenant=self.options.tenant,
         )
