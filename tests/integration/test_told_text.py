@@ -12,7 +12,7 @@ import pytest
 
 from ray_whisper_streaming import Committed, Pool
 from ray_whisper_streaming.bench.material import find_material, load_clips
-from ray_whisper_streaming.core.jobs import Int16Samples, Job, Result
+from ray_whisper_streaming.core.jobs import DecodeOptions, Int16Samples, Job, Result
 from ray_whisper_streaming.core.prompting import ContextText
 from ray_whisper_streaming.core.transcript import join_text, normalise
 from ray_whisper_streaming.engines.onnx.engine import OnnxEngine
@@ -75,8 +75,10 @@ def test_a_context_that_loops_is_not_told_so_that_noise_does_not_go_on_with_it()
     engine = OnnxEngine("tiny.en")
     engine.warm_up()
     noise = quiet_noise(10.0)
+    four = DecodeOptions(beam_size=4)  # with eight it says no more than "thank you" here
+    texts = (LOOP * 8, str(context))
     outcomes = engine.transcribe(
-        [Job(job_id=text, stream_id="s", audio=noise, context=text) for text in (LOOP * 8, str(context))]
+        [Job(job_id=text, stream_id="s", audio=noise, context=text, options=four) for text in texts]
     )
     engine.close()
     poisoned, told = (outcome.words for outcome in outcomes if isinstance(outcome, Result))
