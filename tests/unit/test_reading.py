@@ -52,6 +52,7 @@ def test_what_an_answer_leaves_at_its_end_is_asked_for_again() -> None:
     assert [bounds(job) for job in asr.jobs] == [(100.0, 112.0), (104.9, 112.0)]
     assert [job.context for job in asr.jobs] == ["Before.", " w100 w101 w102 w103 w104"]
     assert asr.jobs[0].stream_id == "s"
+    assert all(job.hurried for job in asr.jobs)
     assert asr.jobs[1].stream_id != "s", "what the engine remembers of the stream stays"
 
 

@@ -150,9 +150,8 @@ class RecognizerASR:
         def answered(done: Future[Result]) -> None:
             try:
                 _threads.submit(self._take, reading, done, answer)
-            except (
-                RuntimeError
-            ):  # the main thread has ended: executors take nothing more, while others still wait
+            except RuntimeError:
+                # The main thread has ended: executors take nothing more, while others still wait.
                 self._take(reading, done, answer)
 
         recognizer.submit_nowait(job).add_done_callback(answered)
