@@ -8,13 +8,13 @@ import threading
 import time
 import uuid
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import replace
 from queue import SimpleQueue
 from typing import Any
 
 import ray as untyped_ray
-from ray.exceptions import ActorDiedError, GetTimeoutError, RayError
+from ray.exceptions import ActorDiedError, RayError
 
 from ray_whisper_streaming.core.jobs import Job, Result
 from ray_whisper_streaming.core.scheduling import QueuedJob
@@ -22,7 +22,7 @@ from ray_whisper_streaming.errors import NotReady, PoolError, StreamClosed, Tran
 from ray_whisper_streaming.pool.base import PoolStats
 from ray_whisper_streaming.pool.pending import PendingPool
 from ray_whisper_streaming.pool.ray_messages import JobRef, Mail, Submission, unpack_answer
-from ray_whisper_streaming.pool.ray_session import without_connecting
+from ray_whisper_streaming.pool.ray_session import session_name, without_connecting
 
 __all__ = ["RayPoolHandle"]
 
@@ -65,7 +65,7 @@ class RayPoolHandle(PendingPool):
         self._threads: list[threading.Thread] = []
         self._outbox: SimpleQueue[str | None] = SimpleQueue()
         self._refs: dict[str, JobRef] = {}
-        self._node_id = ""
+        self._session_name = ""
         self._met = threading.Event()
         """The dispatcher answered once: only who knew it before can tell that it was replaced."""
 
@@ -146,7 +146,7 @@ class RayPoolHandle(PendingPool):
         with self._lock:
             self._connected_dispatcher()
             if not self._threads:
-                self._node_id = ray.get_runtime_context().get_node_id()
+                self._session_name = session_name()
                 self._threads = [
                     threading.Thread(target=self._send, name="ray-pool-sender", daemon=True),
                     threading.Thread(target=self._receive, name="ray-pool-receiver", daemon=True),
@@ -161,7 +161,7 @@ class RayPoolHandle(PendingPool):
 
     def _check_ray(self) -> None:
         """Any call to a Ray that was shut down would start a new one, and wait there for ever."""
-        if not ray.is_initialized() or ray.get_runtime_context().get_node_id() != self._node_id:
+        if not ray.is_initialized() or session_name() != self._session_name:
             raise PoolError("Ray was shut down before the pool was closed")
 
     def _leave(self) -> None:
@@ -273,12 +273,12 @@ class RayPoolHandle(PendingPool):
         return False
 
     def _next_mail(self, epoch: str, seen: int) -> Mail | None:
-        reply = self._ask("poll", self._client_id, epoch, seen)
-        while True:
-            try:
-                return without_connecting(ray.get)(reply, timeout=LOOK_S)
-            except GetTimeoutError:
-                self._check_ray()
+        # Waits outside of Ray, which ends a process that has a thread in `ray.get` while another shuts it down.
+        reply: Future[Mail | None] = self._ask("poll", self._client_id, epoch, seen).future()
+        while not reply.done():
+            wait([reply], LOOK_S)
+            self._check_ray()
+        return reply.result()
 
     def _take(self, job_id: str, ending: Any) -> None:
         if isinstance(ending, Result):

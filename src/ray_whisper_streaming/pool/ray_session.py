@@ -9,7 +9,7 @@ from typing import Any
 
 import ray as untyped_ray
 
-__all__ = ["NAMESPACE", "RaySession", "session", "without_connecting"]
+__all__ = ["NAMESPACE", "RaySession", "session", "session_name", "without_connecting"]
 
 NAMESPACE = "ray-whisper"
 """Where pools that have a name of the user's are found in Ray."""
@@ -50,6 +50,15 @@ class RaySession:
             if self._ours and self._pools <= 0:
                 self._ours = False
                 ray.shutdown()
+
+
+def session_name() -> str:
+    """Of the Ray that this process is connected to, which no other has; "" without one.
+
+    Asks nothing of Ray's core: where Ray was shut down a moment ago, that would end the process.
+    """
+    node = ray.get_runtime_context().worker.node
+    return node.session_name if node else ""
 
 
 def without_connecting(function: Callable[..., Any]) -> Callable[..., Any]:
