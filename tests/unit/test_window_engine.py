@@ -222,9 +222,10 @@ def test_what_differs_between_streams_is_sorted_into_groups_and_changes_no_resul
     assert [text(outcome) for outcome in together] == [text(outcome) for outcome in alone]
     assert [outcome.words for outcome in together] == [outcome.words for outcome in alone]  # type: ignore[union-attr]
     assert [outcome.language for outcome in together] == ["en", "de", "de", "ja", "en", "en", "en"]  # type: ignore[union-attr]
-    assert sorted(shape[0] for shape in backend.encoded) == [1, 1, 5]
-    # No context, 32 tokens, 64 tokens; and the two groups of one.
-    assert sorted(backend.generated) == [1, 1, 1, 2, 2]
+    # Longer, a wider beam, a language to detect; and the others.
+    assert sorted(shape[0] for shape in backend.encoded) == [1, 1, 1, 4]
+    # No context, 32 tokens, 64 tokens; and the three groups of one.
+    assert sorted(backend.generated) == [1, 1, 1, 1, 1, 2]
 
 
 def test_times_stand_on_the_streams_time_line():
@@ -437,6 +438,28 @@ def test_where_windows_may_differ_each_is_as_long_as_it_needs_to_be():
     # A margin behind the audio, an even number of frames, no fewer than five seconds and no more than thirty.
     assert backend.lengths == [[800, 1352, 500, 3000], [2000]]
     assert all(isinstance(outcome, Result) for outcome in outcomes)
+
+
+@pytest.mark.parametrize("ragged", [True, False])
+def test_a_language_is_detected_in_a_window_of_all_that_whisper_takes(ragged: bool):
+    backend = StrictBackend(ragged=ragged)
+    engine = make(backend)
+    backend.lengths.clear()
+    backend.encoded.clear()
+    unknown = job("a", language=None)
+    assert unknown.window_s == 30  # what schedulers count with
+    engine.transcribe([unknown])
+    assert (backend.lengths, backend.encoded) == (([[3000]], []) if ragged else ([], [(1, 3000)]))
+    engine.transcribe([job("b", language=None, options=DecodeOptions(window_s=8))])
+    assert (backend.lengths + backend.encoded)[1:] == ([[800]] if ragged else [(1, 800)])
+
+
+def test_a_model_that_knows_english_alone_detects_nothing():
+    backend = StrictBackend(multilingual=False)
+    engine = make(backend)
+    backend.encoded.clear()
+    engine.transcribe([job("a", language=None)])
+    assert backend.encoded == [(1, 800)]
 
 
 def test_a_backend_learns_where_its_windows_come_from_but_not_at_a_second_try():

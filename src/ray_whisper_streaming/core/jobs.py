@@ -12,6 +12,7 @@ from ray_whisper_streaming.core.transcript import Word
 from ray_whisper_streaming.errors import RayWhisperError
 
 __all__ = [
+    "LANGUAGE_WINDOW_S",
     "SAMPLE_RATE",
     "WINDOW_BUCKETS_S",
     "BatchKey",
@@ -35,6 +36,10 @@ WINDOW_BUCKETS_S = (8, 11, 13, 15, 20, 30)
 WINDOW_MARGIN_S = 2.0
 """Silence kept behind the audio of a window. Windows cut flush make Whisper loop (44 of 56 windows, base model;
 2 s of padding stopped most of it)."""
+
+LANGUAGE_WINDOW_S = 30
+"""The window that a language is detected in: all that Whisper takes, as it was trained. (Base, 121 beginnings in six
+languages: after 2 s of audio 90 % are right, in windows of 5 s 83 %; after 3 s 96 and 93 %.)"""
 
 Task: TypeAlias = Literal["transcribe", "translate"]
 Int16Samples: TypeAlias = npt.NDArray[np.int16]
@@ -125,8 +130,10 @@ class Job:
 
     @property
     def window_s(self) -> int:
-        """Length of the window the audio is decoded in, in seconds."""
-        return self.options.window_s or window_bucket_s(self.audio_s)
+        """Length of the window the audio is decoded in, in seconds; at most, where the engine pads as it likes."""
+        if self.options.window_s:
+            return self.options.window_s
+        return LANGUAGE_WINDOW_S if self.language is None else window_bucket_s(self.audio_s)
 
     @property
     def batch_key(self) -> BatchKey:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ray_whisper_streaming.core.jobs import (
+    LANGUAGE_WINDOW_S,
     SAMPLE_RATE,
     WINDOW_BUCKETS_S,
     DecodeOptions,
@@ -23,6 +24,7 @@ from ray_whisper_streaming.core.jobs import (
     Outcome,
     Result,
     Timings,
+    window_bucket_s,
 )
 from ray_whisper_streaming.engines.backend import Backend, Encoded, Source
 from ray_whisper_streaming.engines.base import EngineCapabilities
@@ -166,7 +168,7 @@ class WindowEngine(ABC, Generic[Encoded]):
                 )
             else:
                 options = replace(job.options, beam_size=loaded.beams(job))
-                groups[0 if ragged else _padded_frames(job, ragged=False), options].append(index)
+                groups[0 if ragged else _padded_frames(job, loaded.backend), options].append(index)
         for (_, options), indices in groups.items():
             for first in range(0, len(indices), loaded.max_batch_size):
                 piece = indices[first : first + loaded.max_batch_size]
@@ -206,7 +208,7 @@ class WindowEngine(ABC, Generic[Encoded]):
     def _window(self, job: Job) -> Window:
         return Window(
             source=Source(job.stream_id, job.start_sample, job.audio),
-            padded_frames=_padded_frames(job, ragged=self._ready(self._loaded).backend.ragged),
+            padded_frames=_padded_frames(job, self._ready(self._loaded).backend),
             language=job.language,
             allowed_languages=job.allowed_languages,
             task=job.task,
@@ -251,14 +253,18 @@ def _problem(job: Job, loaded: LoadedModel[Encoded]) -> str:
     return ""
 
 
-def _padded_frames(job: Job, *, ragged: bool) -> int:
-    """How long a window is padded: as asked, but never cut; else to the bucket, or, where each may have its own
-    length, by the margin.
+def _padded_frames(job: Job, backend: Backend[Any]) -> int:
+    """How long a window is padded: as asked, but never cut; all the way where its language is to be detected; else to
+    the bucket, or, where each may have its own length, by the margin.
     """
-    if ragged and job.options.window_s is None:
+    if job.options.window_s:
+        window_s = max(job.options.window_s, math.ceil(job.audio_s))
+    elif job.language is None and backend.multilingual:
+        window_s = LANGUAGE_WINDOW_S
+    elif backend.ragged:
         window_s = max(job.audio_s + RAGGED_MARGIN_S, RAGGED_FROM_S)
     else:
-        window_s = max(job.window_s, math.ceil(job.audio_s))
+        window_s = max(window_bucket_s(job.audio_s), math.ceil(job.audio_s))
     return math.ceil(min(MAX_WINDOW_S, window_s) * FRAMES_PER_S / 2) * 2
 
 
