@@ -136,3 +136,21 @@ def test_terms_given_beforehand(tmp_path, clips):
     for row in rows:
         assert (row["said"], row["recall"], row["in_vain"]) == (1, 1.0, 1)
         assert (row["words_without_speech"], row["terms_without_speech"]) == (len(SPOKEN.split()), 1)
+
+
+@pytest.mark.model
+def test_translation_beside_one_go(tmp_path, clips):
+    """From English into English, which base does by repeating it: both ways have the same words."""
+    report = tmp_path / "translation.json"
+    arguments = ("--manifest", str(clips / "samples.json"), "--language", "en", "--json", str(report))
+    done = run("translation.py", *arguments, "--variant", "name=late,policy=cutoff,commit_delay_s=2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    greedy, late = json.loads(report.read_text())["results"]
+    assert (greedy["way"], greedy["differing"], greedy["delay_s"]) == ("in one go, greedily", 0.0, None)
+    assert (late["way"], late["differing"]) == ("late", 0.0)
+    # 2 s behind the word and up to a step more; the last words at the end of the recording.
+    assert 0.5 < late["delay_s"]["mean"] < 3.1
+    assert "recordings: 1" in done.stdout
+    done = run("translation.py", "--manifest", str(clips / "samples.json"), "--language", "eo")
+    assert done.returncode == 2
+    assert "has no recording in eo" in done.stderr

@@ -9,6 +9,7 @@ from faster_whisper import WhisperModel
 
 from ray_whisper_streaming.bench.material import Clip
 from ray_whisper_streaming.core.audio import as_float32
+from ray_whisper_streaming.core.jobs import Task
 from ray_whisper_streaming.engines.ctranslate2 import COMPUTE_TYPE, has_gpu
 from ray_whisper_streaming.engines.models import resolve_model
 from ray_whisper_streaming.errors import ModelNotFound
@@ -38,6 +39,7 @@ def transcribe_offline(
     heard: Callable[[float], None] | None = None,
     *,
     beam_size: int = BEAM_SIZE,
+    task: Task = "transcribe",
 ) -> list[str]:
     """The text of each clip, with faster-whisper's defaults: its own fallbacks, no voice filter.
 
@@ -47,11 +49,14 @@ def transcribe_offline(
         language: of all of them.
         heard: called with the length of each clip, in seconds, when it is done.
         beam_size: of the search; 1 is greedy.
+        task: ``"translate"``: into English.
     """
     whisper: Any = model  # its types leave some unknown
     texts: list[str] = []
     for clip in clips:
-        segments, _ = whisper.transcribe(as_float32(clip.audio), language=language, beam_size=beam_size)
+        segments, _ = whisper.transcribe(
+            as_float32(clip.audio), language=language, task=task, beam_size=beam_size
+        )
         texts.append("".join(segment.text for segment in segments))
         if heard is not None:
             heard(clip.seconds)
