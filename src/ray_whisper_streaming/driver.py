@@ -49,6 +49,7 @@ class DrivenStream:
         self.vad_state = VadState()
         self.job: Future[Result] | None = None
         self.closed = False
+        self._told_all = False
         self._driver = driver
         self._events: deque[Event] = deque()
         self._partial: Partial | None = None
@@ -100,7 +101,7 @@ class DrivenStream:
     async def next_event(self) -> Event | None:
         """The next event; None after the terminal event, or after `close`."""
         while not self._events and self._partial is None:
-            if self.closed or self.machine.over:
+            if self.closed or self._told_all:  # a machine that is over may still have events for the next turn
                 return None
             self._told.clear()
             await self._told.wait()
@@ -139,9 +140,10 @@ class DrivenStream:
                 self._partial = None
             self._events.append(event)
         if self.machine.over:
+            self._told_all = True
             self._partial = None
             self._driver.forget(self)
-        if self._events or self._partial is not None or self.machine.over:
+        if self._events or self._partial is not None or self._told_all:
             self._told.set()
         self._room.set()  # there may be some again
 

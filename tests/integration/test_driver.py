@@ -90,6 +90,25 @@ def scripted_pool(scripts: dict[str, Any], **settings: Any) -> LocalPool:
 # ---------------------------------------------------------------- with a real pool
 
 
+async def test_a_listener_that_asks_before_the_next_turn_gets_everything(
+    held: tuple[StreamDriver, HeldRecognizer],
+):
+    driver, recognizer = held
+    empty, spoken = driver.open("empty", PLAIN), driver.open("spoken", PLAIN)
+    empty.finish()  # ends in this very call; its event is collected in the next turn
+    assert [type(event) for event in await read(empty)] == [Final]
+    await spoken.push(np.zeros(SECOND, np.int16))
+    await settle()
+    recognizer.answer("all of it")
+    await settle()
+    known: list[Event] = []
+    while (event := spoken.next_event_nowait()) is not None:
+        known.append(event)
+    spoken.finish()
+    assert committed(known) == "all"
+    assert committed(await read(spoken)) == "of it"
+
+
 async def test_many_streams_each_get_their_own_words() -> None:
     worlds = {f"s{i}": World(random_words(random.Random(i), 15.0), 15.0) for i in range(8)}
     pool = scripted_pool({name: world.words for name, world in worlds.items()}, latency_s=0.002)
