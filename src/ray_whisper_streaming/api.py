@@ -28,7 +28,7 @@ from ray_whisper_streaming.core.options import StreamOptions, check_choice
 from ray_whisper_streaming.driver import DrivenStream, StreamDriver
 from ray_whisper_streaming.engines.base import EngineFactory
 from ray_whisper_streaming.engines.factory import EngineName, engine_factory_for
-from ray_whisper_streaming.errors import NotReady, RayWhisperError, StreamClosed
+from ray_whisper_streaming.errors import ConfigurationError, NotReady, RayWhisperError, StreamClosed
 from ray_whisper_streaming.loop_thread import LoopThread
 from ray_whisper_streaming.pool.base import PoolStats, Recognizer
 from ray_whisper_streaming.waiting import within
@@ -218,7 +218,8 @@ class AsyncPool:
     """A pool of Whisper workers for asyncio.
 
     Args:
-        model: name, path or hub id; streams may name another only if the engine knows it.
+        model: name, path or hub id; streams may name another only where ``recognizer``, or an ``engine_factory``, knows
+            it.
         recognizer: a pool made elsewhere, instead of one made from ``options``; it is not closed here.
         options: see `make_recognizer`.
     """
@@ -280,14 +281,20 @@ class AsyncPool:
             ConfigurationError: an option has a value it can't have.
             NotReady: before `start`.
         """
+        options = replace(options or StreamOptions(), **changes)
+        if not self._knows(options.model):
+            raise ConfigurationError("model", options.model, f"{self.model!r}, which this pool has, or None")
         if self._driver is None:
             raise StreamClosed("the pool is closed") if self._closed else NotReady("start the pool first")
         from ray_whisper_streaming.media import AudioConverter
 
         converter = AudioConverter(sample_rate, channels)
-        options = replace(options or StreamOptions(), **changes)
         driven = self._driver.open(stream_id or f"stream-{next(_stream_numbers)}", options)
         return AsyncLiveStream(driven, converter)
+
+    def _knows(self, model: str | None) -> bool:
+        """Whether streams may name this model. What engines of the caller's own know, they know."""
+        return model in (None, self.model) or not self._owned or "engine_factory" in self._options
 
     async def stats(self) -> PoolStats:
         """What the pool did so far."""

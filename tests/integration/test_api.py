@@ -149,6 +149,21 @@ def test_options_may_be_changed_by_name(pool: Pool) -> None:
         pool.stream(sample_rate=1)
 
 
+async def test_a_model_that_the_pool_does_not_have_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"'tiny\.en', which this pool has"):
+        AsyncPool("tiny.en", backend="local").stream(model="base")
+    for same in ("tiny.en", None):
+        with pytest.raises(NotReady):  # nothing else is wrong
+            AsyncPool("tiny.en", backend="local").stream(model=same)
+
+
+def test_engines_of_the_callers_own_may_know_more_models(pool: Pool) -> None:
+    with pool.stream(PLAIN, model="another") as stream:
+        stream.push(WORLD.audio())
+        stream.finish()
+        assert text_of(list(stream)) == TEXT
+
+
 def test_streams_have_names(pool: Pool) -> None:
     with pool.stream(stream_id="call 7") as named, pool.stream() as one, pool.stream() as other:
         assert named.stream_id == "call 7"

@@ -108,6 +108,14 @@ def test_words_take_their_times_and_mean_probability_from_their_tokens():
     assert found[0].probability == pytest.approx(0.51)
 
 
+def test_spaces_at_the_end_are_no_words():
+    found = words(" ab cd   ", [0.1 * step for step in range(10)])
+    assert [(word.text, word.end_s) for word in found] == [
+        (" ab", pytest.approx(0.3)),
+        (" cd", pytest.approx(0.6)),
+    ]
+
+
 def test_no_tokens_are_no_words():
     assert words_of(TOKENIZER, [], Alignment(np.zeros(1), np.zeros(0))) == []
 

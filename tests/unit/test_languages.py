@@ -67,3 +67,9 @@ def test_short_utterances_add_up() -> None:
         assert not tracker.receive("de", 0.5, 1.4)
     assert tracker.receive("de", 0.5, 0.8)
     assert tracker.language == "de"
+
+
+def test_a_language_that_no_probability_speaks_for_is_taken_where_no_other_is_allowed() -> None:
+    tracker = LanguageTracker(None)
+    assert tracker.receive("uz", 0.0, 6.0)
+    assert (tracker.language, tracker.probability) == ("uz", 0.0)

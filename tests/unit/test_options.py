@@ -33,6 +33,8 @@ WRONG: list[tuple[type, str, Any]] = [
     (StreamOptions, "language", "english"),
     (StreamOptions, "task", "summarise"),
     (StreamOptions, "policy", "hope"),
+    (StreamOptions, "prompt", None),
+    (StreamOptions, "hotwords", ["Helstone", "router"]),
     (StreamOptions, "commit_delay_s", -0.1),
     (StreamOptions, "agreement_passes", 1),
     (StreamOptions, "update_interval_s", 0.01),

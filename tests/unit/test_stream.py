@@ -534,7 +534,7 @@ def test_text_given_beforehand_makes_up_no_word_where_no_voice_was_listened_for(
 ) -> None:
     stream = Stream("s", replace(WITHOUT_VOICE, **given))
     push(stream, loud(3.0))
-    doubt = {"no_speech_probability": 0.35, "average_log_probability": -0.9}
+    doubt = {"no_speech_probability": 0.35, "average_log_probability": -0.65}
     answer(stream, next_job(stream), Word(" helstone", 0.2, 0.6), **doubt)
     shown = [e.text for e in stream.events() if isinstance(e, (Partial, Committed)) and e.words]
     assert bool(shown) is not bool(given)
@@ -832,3 +832,63 @@ def test_a_stream_whose_passes_wait_asks_less_often(taken_back: bool) -> None:
         finish(one)
         job = next_job(one, now=21.0)
         assert (job.final, job.hurried) == (True, hurried), "however little is new"
+
+
+# ---------------------------------------------------------------- answers that stop early, and backlogs
+
+
+@pytest.mark.parametrize("heard_behind", [0, 1])
+@pytest.mark.parametrize("length_s", [12.0, 50.0])
+def test_an_answer_that_stops_early_loses_nothing_where_its_window_is_not_heard_again(
+    heard_behind: int, length_s: float
+) -> None:
+    """12 s: the window is the last one; 50 s: it is beyond the hard limit."""
+    numbers = " ".join(f"w{number}" for number in range(round(2.4 * length_s) - 4))
+    world = World(say(f"Hello there everybody. {numbers}", start_s=0.5), length_s)
+    stream, stopped, text = Stream("s", ENGLISH), False, list[str]()
+
+    def work() -> None:
+        nonlocal stopped
+        while (job := stream.next_job(0.0)) is not None:
+            result = world.result(job)
+            if job.prefix.endswith(".") and not stopped:
+                stopped = True
+                count = len(job.prefix.split()) + heard_behind
+                result = replace(result, words=result.words[:count])
+            stream.receive_result(result)
+            hear(stream)
+
+    first = round(2.4 * SECOND)  # ends behind the sentence, which becomes the prefix of the next window
+    push(stream, world.audio()[:first])
+    work()
+    push(stream, world.audio()[first:])
+    finish(stream)
+    work()
+    for event in stream.events():
+        if isinstance(event, Committed):
+            text += [word.text for word in event.words]
+    assert stopped
+    assert text == [word.text for word in world.words]
+
+
+def test_words_made_up_at_the_beginning_of_each_window_don_t_keep_the_rest_back() -> None:
+    stream = Stream("s", ENGLISH)
+    push(stream, loud(60.0))
+    finish(stream)
+    jobs = 0
+    while (job := stream.next_job(0.0)) is not None:
+        jobs += 1
+        assert jobs < 10
+        start_s = job.start_sample / SECOND
+        answer(stream, job, Word(f" you{jobs}", start_s + 0.1, start_s + 0.4))
+        hear(stream)
+    assert stream.over
+
+
+def test_a_busy_pool_cuts_no_word_away_that_a_slow_policy_has_not_committed() -> None:
+    """16 s of silence, then speech, all of it at once."""
+    words = say(" ".join(f"w{number}" for number in range(60)), start_s=16.0)
+    options = replace(WITHOUT_VOICE, policy="agreement")
+    player = Player(World(words, 45.0), options, random.Random(1), chunk_s=(30.0, 30.0)).play()
+    assert any(job.hurried for job in player.applied)
+    assert list(player.text) == [word.text for word in words]

@@ -80,5 +80,5 @@ class LanguageTracker:
             self.language, self.probability = language, probability
         elif self._audio_before_s + audio_s >= DECIDE_AFTER_S:
             self.language = max(self._weights, key=lambda code: self._weights[code])
-            self.probability = self._weights[self.language] / sum(self._weights.values())
+            self.probability = self._weights[self.language] / (sum(self._weights.values()) or 1.0)
         return self.settled

@@ -35,6 +35,12 @@ def check_choice(field_name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ConfigurationError(field_name, value, "one of " + ", ".join(choices))
 
 
+def check_text(field_name: str, value: object) -> None:
+    """Raise `ConfigurationError` unless ``value`` is a text: anything has one, such as "None"."""
+    if not isinstance(value, str):
+        raise ConfigurationError(field_name, value, "a text")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointingOptions:
     """When speech counts as begun and ended.
@@ -173,6 +179,8 @@ class StreamOptions:
         for code in self.allowed_languages:
             check_language("allowed_languages", code)
         check_choice("task", self.task, ("transcribe", "translate"))
+        check_text("prompt", self.prompt)
+        check_text("hotwords", self.hotwords)
         check_choice("policy", self.policy, ("hybrid", "cutoff", "agreement"))
         check_range("commit_delay_s", self.commit_delay_s, 0.0, 10.0)
         check_range("agreement_passes", self.agreement_passes, 2, 10)

@@ -83,6 +83,10 @@ STALL_S = 2.5
 """Voice behind the last committed word that a pass answered with nothing: the forced prefix is then left out
 once, because a prefix that ends a sentence tempts Whisper to stop there."""
 
+READ_ON_S = 1.0
+"""What an answer that stopped early must have got through, for the rest to be asked for: words made up at the beginning
+of each window would never come to its end."""
+
 FIRST_RETRY_S = 0.5
 LAST_RETRY_S = 5.0
 MAX_FAILURES = 8
@@ -336,15 +340,20 @@ class Stream:
         words = self._new_words(job, result)
         end = job.start_sample + len(job.audio)
         end_s = end / SAMPLE_RATE
-        self._free_pass = bool(job.prefix) and self._heard_nothing(words, end)
-        if self._free_pass and job.final:
+        unheard = self._leaves_unheard(words, end)
+        self._free_pass = bool(job.prefix) and unheard and not words
+        overlong = end_s - self._window_start / SAMPLE_RATE > self.options.trimming.hard_limit_s
+        if self._free_pass and (job.final or overlong):
             return  # the same window once more, without the prefix: no word may be lost here
+        last_chance = job.final or (overlong and self._endpointer is not None)
+        if words and unheard and last_chance and self._read_on(words):
+            return
         self._decoded_until = end
         if job.final:
             self._commit(words, len(words))
             self._finish_region()
             return
-        self._commit(words, self._count_committed(words, end, end_s))
+        self._commit(words, self._count_committed(words, end, end_s, busy=job.hurried))
         self._trim(end_s, busy=job.hurried)
         if overlong := self._ledger.split_overlong():
             self._events.append(overlong)
@@ -447,6 +456,8 @@ class Stream:
             self._end_behind_sentence(region)
             if region.end is None or self._decoded_until < region.end or self._free_pass:
                 break
+            if self._endpointer is not None and self._leaves_unheard(self._rest, region.end):
+                break
             # All of it was heard: another pass would tell nothing new.
             self._commit(self._rest, len(self._rest))
             self._finish_region()
@@ -526,21 +537,33 @@ class Stream:
         words = cut_echo(cut_crowd(cut_repetition(result.words[known:], committed)), committed)
         return words if self._endpointer is None else drop_unvoiced(words, self._endpointer.voice)
 
-    def _heard_nothing(self, words: Sequence[Word], end: int) -> bool:
-        """Whether a pass left much voice behind the last committed word without any word."""
-        if words:
-            return False
-        start = max(round(self._ledger.last_end_s * SAMPLE_RATE), self._window_start)
+    def _leaves_unheard(self, words: Sequence[Word], end: int) -> bool:
+        """Whether much voice up to ``end`` stands behind the last word: of ``words`` or, without any, committed."""
+        last_s = words[-1].end_s if words else self._ledger.last_end_s
+        start = max(round(last_s * SAMPLE_RATE), self._window_start)
         voiced = end - start if self._endpointer is None else self._endpointer.voice.voiced(start, end)
         return voiced >= STALL_S * SAMPLE_RATE
 
-    def _count_committed(self, words: Sequence[Word], end: int, end_s: float) -> int:
+    def _read_on(self, words: Sequence[Word]) -> bool:
+        """An answer stopped long before the end of a window that won't be heard again: one begins behind its words."""
+        start = round(words[-1].end_s * SAMPLE_RATE)
+        start -= start % MEL_HOP
+        if start - self._window_start < READ_ON_S * SAMPLE_RATE:
+            return False
+        self._policy.reset()
+        self._commit(words, len(words))
+        self._ledger.clear_window()
+        self._window_start = start
+        self._forget(start)
+        return True
+
+    def _count_committed(self, words: Sequence[Word], end: int, end_s: float, *, busy: bool) -> int:
         count = 0
         if self._language.settled:
             quiet = round(SETTLE_S * SAMPLE_RATE)
             settled = self._endpointer is not None and not self._endpointer.voice.voiced(end - quiet, end)
             count = self._policy.receive(words, audio_end_s=end_s, settled=settled)
-        trimming = self.options.trimming
+        trimming = self.options.trimming.when_busy() if busy else self.options.trimming
         if end_s - self._window_start / SAMPLE_RATE > trimming.hard_limit_s:
             # The window will be trimmed, so what begins in the audio that goes is committed now.
             forced = sum(word.start_s < end_s - trimming.keep_s for word in words)

@@ -62,7 +62,10 @@ def words_of(tokenizer: TextTokenizer, tokens: Sequence[int], alignment: Alignme
         Word(text, starts_s[start], starts_s[end], sum(probabilities[start:end]) / (end - start))
         for text, start, end in zip(texts, starts, ends, strict=True)
     ]
-    return _drop_leading_marks(_merge_closing(_merge_opening(_shorten_after_pauses(words))))
+    merged = _drop_leading_marks(_merge_closing(_merge_opening(_shorten_after_pauses(words))))
+    return [
+        word for word in merged if word.text.strip()
+    ]  # behind a prompt Whisper ends some answers with spaces
 
 
 def _drop_leading_marks(words: list[Word]) -> list[Word]:
