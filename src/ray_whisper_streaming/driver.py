@@ -101,7 +101,7 @@ class DrivenStream:
     async def next_event(self) -> Event | None:
         """The next event; None after the terminal event, or after `close`."""
         while not self._events and self._partial is None:
-            if self.closed or self._told_all:  # a machine that is over may still have events for the next turn
+            if self.closed or self._told_all:  # what is over may still have events for the next turn
                 return None
             self._told.clear()
             await self._told.wait()

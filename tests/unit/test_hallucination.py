@@ -95,7 +95,8 @@ def test_whole_answers_are_judged_by_compression_and_whispers_own_doubt(
 
 
 @pytest.mark.parametrize(
-    ("no_speech", "log_probability", "verdict"), [(0.5, -0.7, True), (0.3, -0.9, False), (0.9, -0.5, False)]
+    ("no_speech", "log_probability", "verdict"),
+    [(0.5, -0.65, True), (0.3, -0.75, True), (0.3, -0.65, False), (0.15, -0.9, False), (0.9, -0.5, False)],
 )
 def test_less_doubt_is_enough_where_no_voice_was_listened_for(
     no_speech: float, log_probability: float, verdict: bool
@@ -145,7 +146,7 @@ def test_what_begins_where_the_audio_ends_was_not_heard() -> None:
 
 
 def test_still_less_is_enough_where_text_was_given_beforehand() -> None:
-    result = Result(job_id="s/1", no_speech_probability=0.35, average_log_probability=-0.7)
+    result = Result(job_id="s/1", no_speech_probability=0.35, average_log_probability=-0.65)
     assert is_hallucination(result, voiced=False, prompted=True)
     assert not is_hallucination(result, voiced=False)
     assert not is_hallucination(result, prompted=True)

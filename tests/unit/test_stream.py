@@ -834,7 +834,19 @@ def test_a_stream_whose_passes_wait_asks_less_often(taken_back: bool) -> None:
         assert (job.final, job.hurried) == (True, hurried), "however little is new"
 
 
-# ---------------------------------------------------------------- answers that stop early, and backlogs
+# ---------------------------------------------------------------- answers that were made up, stop early, and backlogs
+
+
+def test_a_pass_that_was_made_up_is_no_evidence_for_what_an_earlier_one_heard() -> None:
+    stream = Stream("s", ENGLISH)
+    push(stream, loud(2.0))
+    answer(stream, next_job(stream), Word(" merry", 1.0, 1.7, 0.3))
+    push(stream, loud(4.0))
+    answer(stream, next_job(stream), Word(" noise", 1.0, 1.7, 0.3), compression_ratio=3.0)
+    assert [event.text for event in stream.events() if isinstance(event, (Committed, Partial))] == ["merry"]
+    push(stream, loud(1.0))
+    answer(stream, next_job(stream), Word(" many", 1.0, 1.7, 0.9))
+    assert [event.text for event in stream.events() if isinstance(event, Committed)] == ["many"]
 
 
 @pytest.mark.parametrize("heard_behind", [0, 1])

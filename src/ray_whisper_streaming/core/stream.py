@@ -337,7 +337,8 @@ class Stream:
             self._events.append(LanguageDetected(language=language, probability=self._language.probability))
             if language != result.language:
                 return  # the same window once more, in the language it was found to be in
-        words = self._new_words(job, result)
+        made_up = self._is_made_up(job, result)
+        words = list(self._rest) if made_up else self._new_words(job, result)
         end = job.start_sample + len(job.audio)
         end_s = end / SAMPLE_RATE
         unheard = self._leaves_unheard(words, end)
@@ -353,7 +354,7 @@ class Stream:
             self._commit(words, len(words))
             self._finish_region()
             return
-        self._commit(words, self._count_committed(words, end, end_s, busy=job.hurried))
+        self._commit(words, self._count_committed(words, end, heard=not made_up, busy=job.hurried))
         self._trim(end_s, busy=job.hurried)
         if overlong := self._ledger.split_overlong():
             self._events.append(overlong)
@@ -524,12 +525,15 @@ class Stream:
         self._place = 0.0
         return job
 
+    def _is_made_up(self, job: Job, result: Result) -> bool:
+        prompted = bool(job.context or job.hotwords)
+        made_up = is_hallucination(result, voiced=self._endpointer is not None, prompted=prompted)
+        if made_up:
+            self._ledger.context.reset()
+        return made_up
+
     def _new_words(self, job: Job, result: Result) -> list[Word]:
         """The words behind the committed ones, without those that Whisper made up."""
-        prompted = bool(job.context or job.hotwords)
-        if is_hallucination(result, voiced=self._endpointer is not None, prompted=prompted):
-            self._ledger.context.reset()
-            return list(self._rest)
         known = count_prefix_words(result.words, job.prefix) if job.prefix else None
         if known is None:
             known = count_known_words(result.words, self._ledger.window)
@@ -557,9 +561,11 @@ class Stream:
         self._forget(start)
         return True
 
-    def _count_committed(self, words: Sequence[Word], end: int, end_s: float, *, busy: bool) -> int:
+    def _count_committed(self, words: Sequence[Word], end: int, *, heard: bool, busy: bool) -> int:
+        """How many words to commit. Those of an earlier pass (not ``heard``) gain nothing by one that was made up."""
+        end_s = end / SAMPLE_RATE
         count = 0
-        if self._language.settled:
+        if self._language.settled and heard:
             quiet = round(SETTLE_S * SAMPLE_RATE)
             settled = self._endpointer is not None and not self._endpointer.voice.voiced(end - quiet, end)
             count = self._policy.receive(words, audio_end_s=end_s, settled=settled)
