@@ -262,7 +262,7 @@ class RayPoolHandle(PendingPool):
             for answer in mail.answers:
                 self._take(answer.job_id.partition("/")[2], unpack_answer(answer))
             seen = mail.first + len(mail.answers)
-            if epoch and mail.epoch != epoch:  # another dispatcher, which knows nothing
+            if epoch and mail.epoch != epoch:  # it forgot this client, or is another: it knows nothing
                 for job in self._pending.jobs():
                     self._outbox.put(job.job_id)
             epoch = mail.epoch
