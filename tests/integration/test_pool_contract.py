@@ -355,6 +355,31 @@ def test_threads_without_a_device_say_that_the_process_must_be_restarted(monkeyp
         assert asyncio.run(pool.stats()).workers == 0
 
 
+def test_a_job_cancelled_in_its_batch_is_not_decoded_and_harms_no_worker(tmp_path):
+    class Pool(LocalPool):
+        cancelled: Future[Result] | None = None
+
+        def _next_batch(self, worker):
+            batch = super()._next_batch(worker)
+            if batch and self.cancelled and "unwanted" in [job.job_id for job in batch.jobs]:
+                assert self.cancelled.cancel()
+            return batch
+
+    with Pool(ObedientEngine, workers=2) as pool:
+        with pool._lock:  # until all are there: two for each worker
+            lost = pool.submit_nowait(make_job(f"lose once {tmp_path / 'lost'}"))
+            pool.cancelled = pool.submit_nowait(make_job(job_id="unwanted"))
+            others = [pool.submit_nowait(make_job()) for _ in range(2)]
+        for future in (
+            *others,
+            lost,
+        ):  # the latter by the other worker, which gets what is left of that batch
+            assert answer(future)
+        until(lambda: asyncio.run(pool.stats()).in_flight == 0)
+        stats = asyncio.run(pool.stats())
+        assert (stats.jobs_done, stats.queued, pool.cancelled.cancelled()) == (3, 0, True)
+
+
 def test_a_slow_load_runs_out_of_time(make_pool):
     pool = make_pool(partial(ObedientEngine, load_s=30.0), workers=1)
     with pytest.raises(StartupTimeout):

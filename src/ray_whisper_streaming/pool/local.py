@@ -210,14 +210,16 @@ class LocalPool(PendingPool):
             engine.close()
 
     def _decode(self, worker: _Worker, engine: Engine, batch: Batch) -> None:
-        # A job that was answered in the meantime (the pool is closing) is not here any more.
-        waits_s = {
-            job: wait_s
-            for queued, wait_s in zip(batch.jobs, batch.queue_waits_s, strict=True)
-            if (job := self._pending.start(queued.job_id))
-        }
+        # A job that was cancelled in the meantime, or answered (the pool is closing), is not here any more.
+        waits_s: dict[Job, float] = {}
+        with self._lock:
+            for queued, wait_s in zip(batch.jobs, batch.queue_waits_s, strict=True):
+                if job := self._pending.start(queued.job_id):
+                    waits_s[job] = wait_s
+                else:
+                    self._scheduler.update(worker.worker_id, {queued.job_id: False}, 0.0)
         started = self._clock()
-        outcomes = decode_batch(engine, list(waits_s))
+        outcomes = decode_batch(engine, list(waits_s)) if waits_s else []
         inference_s = self._clock() - started
         with self._lock:
             if worker.state == "abandoned":
