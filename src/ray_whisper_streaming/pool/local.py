@@ -58,6 +58,8 @@ class _Worker:
     """When what it does now (loading, decoding) has taken too long."""
     state: Literal["loading", "idle", "busy", "failed", "abandoned"] = "loading"
     batch: Batch | None = None
+    error: RayWhisperError | None = None
+    """Why it, or the one whose place it took, has no engine."""
     thread: threading.Thread | None = field(default=None, repr=False)
 
 
@@ -186,8 +188,8 @@ class LocalPool(PendingPool):
 
     # A worker's thread
 
-    def _launch(self, worker_id: str, timeout_s: float) -> _Worker:
-        worker = _Worker(worker_id, expires_at=self._clock() + timeout_s)
+    def _launch(self, worker_id: str, timeout_s: float, error: RayWhisperError | None = None) -> _Worker:
+        worker = _Worker(worker_id, expires_at=self._clock() + timeout_s, error=error)
         worker.thread = threading.Thread(
             target=self._work, args=(worker,), name=f"pool-{worker_id}", daemon=True
         )
@@ -257,7 +259,7 @@ class LocalPool(PendingPool):
             if worker.state == "abandoned":
                 return
             self._scheduler.fit_engines(capabilities.max_batch_size, ragged=capabilities.ragged)
-            worker.state = "idle"
+            worker.state, worker.error = "idle", None
             self._loaded.notify_all()
 
     def _fail(self, worker: _Worker, error: RayWhisperError) -> None:
@@ -266,7 +268,7 @@ class LocalPool(PendingPool):
         with self._lock:
             if worker.state == "abandoned":
                 return
-            worker.state, worker.batch = "failed", None
+            worker.state, worker.batch, worker.error = "failed", None, error
             worker.expires_at = self._clock() + RELOAD_DELAY_S
             given_up = self._scheduler.worker_lost(worker.worker_id, told)
             self._load_error = error
@@ -274,7 +276,7 @@ class LocalPool(PendingPool):
             if not self._ready:
                 return
             _log.error("%s has no engine: %s", worker.worker_id, error)
-            if all(other.state == "failed" for other in self._workers):
+            if all(other.error for other in self._workers):  # even if one is just trying again
                 for job in self._pending.jobs():
                     if self._scheduler.cancel(job.job_id):
                         given_up.append(
@@ -294,7 +296,7 @@ class LocalPool(PendingPool):
                 for index, worker in enumerate(self._workers):
                     if worker.state != "idle" and now >= worker.expires_at:
                         failures += self._abandon(worker)
-                        self._workers[index] = self._launch(worker.worker_id, RELOAD_TIMEOUT_S)
+                        self._workers[index] = self._launch(worker.worker_id, RELOAD_TIMEOUT_S, worker.error)
             for failure in failures:
                 self._pending.answer(failure)
 
