@@ -28,6 +28,8 @@ class LoopThread:
         self._what = what
         self._name = name
         self._grace_s = grace_s
+        # Held over what is handed to the loop: nothing gets there once it was told to stop, where nobody would see it.
+        self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
@@ -38,12 +40,13 @@ class LoopThread:
 
     def start(self) -> None:
         """Start the thread. Safe to call twice."""
-        if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(
-                target=self._work, args=(self._loop,), name=self._name, daemon=True
-            )
-            self._thread.start()
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(
+                    target=self._work, args=(self._loop,), name=self._name, daemon=True
+                )
+                self._thread.start()
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Run a coroutine on the loop.
@@ -51,11 +54,11 @@ class LoopThread:
         Raises:
             NotReady: it is not running.
         """
-        loop = self._loop
-        if loop is None:
-            work.close()
-            raise NotReady(f"{self._what} is not running: call start(), or use it as a context manager")
-        return asyncio.run_coroutine_threadsafe(work, loop)
+        with self._lock:
+            if self._loop is not None:
+                return asyncio.run_coroutine_threadsafe(work, self._loop)
+        work.close()
+        raise NotReady(f"{self._what} is not running: call start(), or use it as a context manager")
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the loop and wait for it.
@@ -72,15 +75,19 @@ class LoopThread:
 
     def stop(self, last: Coroutine[Any, Any, object]) -> None:
         """Run ``last`` on the loop, then end the thread. Safe to call twice."""
-        loop, thread = self._loop, self._thread
-        if loop is None or thread is None:
-            last.close()
-            return
+        with self._lock:
+            loop, thread = self._loop, self._thread
+            if loop is None or thread is None:
+                last.close()
+                return
+            call = asyncio.run_coroutine_threadsafe(last, loop)
         try:
-            self.submit(last).result()
+            call.result()
         finally:
-            self._loop = self._thread = None
-            loop.call_soon_threadsafe(loop.stop)
+            with self._lock:
+                if self._loop is loop:  # no other thread stopped it meanwhile
+                    self._loop = self._thread = None
+                    loop.call_soon_threadsafe(loop.stop)
             thread.join()
 
     def _work(self, loop: asyncio.AbstractEventLoop) -> None:

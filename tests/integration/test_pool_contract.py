@@ -27,6 +27,7 @@ from ray_whisper_streaming.errors import (
     PoolError,
     StartupTimeout,
     StreamClosed,
+    TranscriptionError,
     WorkerDied,
 )
 from ray_whisper_streaming.pool import local
@@ -353,6 +354,56 @@ def test_threads_without_a_device_say_that_the_process_must_be_restarted(monkeyp
         with pytest.raises(EngineError, match="restart this process"):  # it was loaded again, in vain
             answer(pool.submit_nowait(make_job()))
         assert asyncio.run(pool.stats()).workers == 0
+
+
+def test_jobs_fail_though_one_of_the_workers_without_an_engine_is_always_trying_again(monkeypatch):
+    monkeypatch.setattr(local, "RELOAD_DELAY_S", 0.05)
+    lost, loading, enough = threading.Event(), threading.Event(), threading.Event()
+
+    class Engine(ObedientEngine):
+        def warm_up(self) -> None:
+            if lost.is_set():
+                if threading.current_thread().name == "pool-worker-0":
+                    loading.set()
+                    enough.wait(3 * ANSWER_TIMEOUT_S)
+                raise DeviceLost("restart this process")
+
+    with LocalPool(Engine, workers=2, job_timeout_s=1.0) as pool:
+        lost.set()
+        with pool._lock:  # until both are there: one for each worker
+            futures = [pool.submit_nowait(make_job("lose")) for _ in range(2)]
+        for future in futures:
+            with pytest.raises(TranscriptionError):
+                answer(future)
+        assert loading.wait(ANSWER_TIMEOUT_S)
+        with pytest.raises(EngineError, match="restart this process"):
+            answer(pool.submit_nowait(make_job()))
+        enough.set()
+
+
+def test_a_job_cancelled_in_its_batch_is_not_decoded_and_harms_no_worker(tmp_path):
+    class Pool(LocalPool):
+        cancelled: Future[Result] | None = None
+
+        def _next_batch(self, worker):
+            batch = super()._next_batch(worker)
+            if batch and self.cancelled and "unwanted" in [job.job_id for job in batch.jobs]:
+                assert self.cancelled.cancel()
+            return batch
+
+    with Pool(ObedientEngine, workers=2) as pool:
+        with pool._lock:  # until all are there: two for each worker
+            lost = pool.submit_nowait(make_job(f"lose once {tmp_path / 'lost'}"))
+            pool.cancelled = pool.submit_nowait(make_job(job_id="unwanted"))
+            others = [pool.submit_nowait(make_job()) for _ in range(2)]
+        for future in (
+            *others,
+            lost,
+        ):  # the latter by the other worker, which gets what is left of that batch
+            assert answer(future)
+        until(lambda: asyncio.run(pool.stats()).in_flight == 0)
+        stats = asyncio.run(pool.stats())
+        assert (stats.jobs_done, stats.queued, pool.cancelled.cancelled()) == (3, 0, True)
 
 
 def test_a_slow_load_runs_out_of_time(make_pool):

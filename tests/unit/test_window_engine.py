@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -20,7 +20,8 @@ from ray_whisper_streaming.engines.backend import Generated, Source
 from ray_whisper_streaming.engines.base import Engine
 from ray_whisper_streaming.engines.window_engine import LoadedModel, WindowEngine
 from ray_whisper_streaming.engines.words import Alignment
-from ray_whisper_streaming.errors import DeviceLost, EngineError, ModelNotFound, NotReady
+from ray_whisper_streaming.errors import DeviceLost, EngineError, ModelNotFound, NotReady, PoolError
+from ray_whisper_streaming.pool.decoding import load_engine
 
 LANGUAGES = frozenset({"en", "de", "ja"})
 LOUD = 20_000
@@ -330,6 +331,37 @@ def test_a_device_lost_while_warming_up_is_told_and_loading_may_be_tried_again()
     for _ in range(2):
         with pytest.raises(DeviceLost):
             engine.warm_up()
+
+
+def test_an_engine_that_can_not_decode_is_not_warm():
+    backend = StrictBackend(poison=lambda value: True)
+    engine = StrictEngine(backend)
+    for _ in range(2):
+        with pytest.raises(EngineError, match="out of memory"):
+            engine.warm_up()
+        with pytest.raises(NotReady):
+            engine.transcribe([job("a")])
+    with pytest.raises(PoolError, match="out of memory"):
+        load_engine(lambda: StrictEngine(backend))
+    backend.poison = lambda value: False
+    engine.warm_up()
+    assert text(engine.transcribe([job("a")])[0])
+
+
+def test_on_a_gpu_memory_may_be_short_for_long_windows_alone(caplog):
+    class OnGpu(StrictEngine):
+        def _load(self) -> LoadedModel:
+            return replace(super()._load(), device="cuda")
+
+    def say(value: float, frames: int) -> str:
+        if frames == 100 * WINDOW_BUCKETS_S[-1]:
+            raise RuntimeError("out of memory")
+        return " fine"
+
+    engine = OnGpu(StrictBackend(say=say))
+    engine.warm_up()
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert text(engine.transcribe([job("a")])[0]) == " fine"
 
 
 @pytest.mark.parametrize("lost", [False, True])

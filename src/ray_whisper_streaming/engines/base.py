@@ -49,6 +49,7 @@ class Engine(Protocol):
 
         Raises:
             ModelNotFound: the model is not on this machine.
+            EngineError: it decodes nothing.
             DeviceLost: see `transcribe`.
         """
         ...

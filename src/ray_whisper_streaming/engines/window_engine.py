@@ -122,6 +122,7 @@ class WindowEngine(ABC, Generic[Encoded]):
 
         Raises:
             ModelNotFound: the model is not on this machine.
+            EngineError: not even the shortest window can be decoded; the engine is closed.
             DeviceLost: see `transcribe`.
         """
         if self._loaded is not None:
@@ -140,7 +141,13 @@ class WindowEngine(ABC, Generic[Encoded]):
             second = Job(
                 job_id="warm-up", stream_id="warm-up", audio=np.zeros(SAMPLE_RATE, np.int16), options=options
             )
-            self.transcribe([second])
+            [outcome] = self.transcribe([second])
+            if isinstance(outcome, Failure):
+                if window_s == WINDOW_BUCKETS_S[0]:
+                    self.close()
+                    raise outcome.error
+                # Memory may be short for long windows alone, which few jobs need.
+                _log.warning("a window of %d s can't be decoded: %s", window_s, outcome.error)
 
     def transcribe(self, jobs: Sequence[Job]) -> list[Outcome]:
         """Decode the jobs: one outcome per job, in their order.

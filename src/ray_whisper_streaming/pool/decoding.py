@@ -10,7 +10,13 @@ from itertools import zip_longest
 from ray_whisper_streaming.core.jobs import Failure, Job, Outcome, Result, Timings
 from ray_whisper_streaming.core.scheduling import SchedulerStats
 from ray_whisper_streaming.engines.base import Engine, EngineFactory
-from ray_whisper_streaming.errors import DeviceLost, EngineError, PoolError, RayWhisperError
+from ray_whisper_streaming.errors import (
+    DeviceLost,
+    EngineError,
+    PoolError,
+    RayWhisperError,
+    TranscriptionError,
+)
 from ray_whisper_streaming.pool.base import PoolStats
 
 __all__ = ["decode_batch", "load_engine", "pool_stats", "with_timings"]
@@ -23,11 +29,13 @@ def load_engine(factory: EngineFactory) -> Engine:
 
     Raises:
         RayWhisperError: as the engine raised it (`ModelNotFound`, `DeviceLost`).
-        PoolError: the engine raised anything else.
+        PoolError: the engine raised anything else, or can't decode.
     """
     try:
         engine = factory()
         engine.warm_up()
+    except TranscriptionError as error:  # of what it decoded to be warm: no job of anybody's
+        raise PoolError(f"the engine could not be loaded: {error}") from error
     except RayWhisperError:
         raise
     except Exception as error:

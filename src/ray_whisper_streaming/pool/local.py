@@ -58,6 +58,8 @@ class _Worker:
     """When what it does now (loading, decoding) has taken too long."""
     state: Literal["loading", "idle", "busy", "failed", "abandoned"] = "loading"
     batch: Batch | None = None
+    error: RayWhisperError | None = None
+    """Why it, or the one whose place it took, has no engine."""
     thread: threading.Thread | None = field(default=None, repr=False)
 
 
@@ -186,8 +188,8 @@ class LocalPool(PendingPool):
 
     # A worker's thread
 
-    def _launch(self, worker_id: str, timeout_s: float) -> _Worker:
-        worker = _Worker(worker_id, expires_at=self._clock() + timeout_s)
+    def _launch(self, worker_id: str, timeout_s: float, error: RayWhisperError | None = None) -> _Worker:
+        worker = _Worker(worker_id, expires_at=self._clock() + timeout_s, error=error)
         worker.thread = threading.Thread(
             target=self._work, args=(worker,), name=f"pool-{worker_id}", daemon=True
         )
@@ -210,14 +212,16 @@ class LocalPool(PendingPool):
             engine.close()
 
     def _decode(self, worker: _Worker, engine: Engine, batch: Batch) -> None:
-        # A job that was answered in the meantime (the pool is closing) is not here any more.
-        waits_s = {
-            job: wait_s
-            for queued, wait_s in zip(batch.jobs, batch.queue_waits_s, strict=True)
-            if (job := self._pending.start(queued.job_id))
-        }
+        # A job that was cancelled in the meantime, or answered (the pool is closing), is not here any more.
+        waits_s: dict[Job, float] = {}
+        with self._lock:
+            for queued, wait_s in zip(batch.jobs, batch.queue_waits_s, strict=True):
+                if job := self._pending.start(queued.job_id):
+                    waits_s[job] = wait_s
+                else:
+                    self._scheduler.update(worker.worker_id, {queued.job_id: False}, 0.0)
         started = self._clock()
-        outcomes = decode_batch(engine, list(waits_s))
+        outcomes = decode_batch(engine, list(waits_s)) if waits_s else []
         inference_s = self._clock() - started
         with self._lock:
             if worker.state == "abandoned":
@@ -255,7 +259,7 @@ class LocalPool(PendingPool):
             if worker.state == "abandoned":
                 return
             self._scheduler.fit_engines(capabilities.max_batch_size, ragged=capabilities.ragged)
-            worker.state = "idle"
+            worker.state, worker.error = "idle", None
             self._loaded.notify_all()
 
     def _fail(self, worker: _Worker, error: RayWhisperError) -> None:
@@ -264,7 +268,7 @@ class LocalPool(PendingPool):
         with self._lock:
             if worker.state == "abandoned":
                 return
-            worker.state, worker.batch = "failed", None
+            worker.state, worker.batch, worker.error = "failed", None, error
             worker.expires_at = self._clock() + RELOAD_DELAY_S
             given_up = self._scheduler.worker_lost(worker.worker_id, told)
             self._load_error = error
@@ -272,7 +276,7 @@ class LocalPool(PendingPool):
             if not self._ready:
                 return
             _log.error("%s has no engine: %s", worker.worker_id, error)
-            if all(other.state == "failed" for other in self._workers):
+            if all(other.error for other in self._workers):  # even if one is just trying again
                 for job in self._pending.jobs():
                     if self._scheduler.cancel(job.job_id):
                         given_up.append(
@@ -292,7 +296,7 @@ class LocalPool(PendingPool):
                 for index, worker in enumerate(self._workers):
                     if worker.state != "idle" and now >= worker.expires_at:
                         failures += self._abandon(worker)
-                        self._workers[index] = self._launch(worker.worker_id, RELOAD_TIMEOUT_S)
+                        self._workers[index] = self._launch(worker.worker_id, RELOAD_TIMEOUT_S, worker.error)
             for failure in failures:
                 self._pending.answer(failure)
 

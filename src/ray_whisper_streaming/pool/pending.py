@@ -51,13 +51,14 @@ class Pending:
         return entry[0] if entry else None
 
     def start(self, job_id: str) -> Job | None:
-        """The job, whose future can't be cancelled from now on; None if it is not here."""
+        """The job, whose future can't be cancelled from now on; None if it was cancelled or is not here."""
         with self._lock:
             if job_id not in self._jobs:
                 return None
             job, future = self._jobs[job_id]
-            if not future.running():
-                future.set_running_or_notify_cancel()
+            if not future.running() and not future.set_running_or_notify_cancel():
+                del self._jobs[job_id]  # that may be said once only
+                return None
         return job
 
     def cancel(self, job_id: str) -> bool:

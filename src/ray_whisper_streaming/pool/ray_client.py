@@ -107,10 +107,13 @@ class RayPoolHandle(PendingPool):
 
     async def withdraw(self, job_id: str) -> bool:
         """See `Recognizer`. Asks the dispatcher: only it knows which jobs wait."""
-        self._connect()
         try:
+            self._connect()
             withdrawn = await self._ask("cancel", [self._wire_id(job_id)])
-        except RayError:
+        except RayError:  # it may have been withdrawn all the same; if not, submitting it again is harmless
+            self._outbox.put(job_id)
+            return False
+        except (PoolError, StreamClosed):  # the pool has gone, and its jobs fail
             return False
         return bool(withdrawn) and self._pending.cancel(job_id)
 
@@ -197,7 +200,9 @@ class RayPoolHandle(PendingPool):
 
     def _send_all(self, job_ids: Sequence[str]) -> None:
         jobs = {job_id: self._pending.job(job_id) for job_id in job_ids}
-        submissions = [self._submission(job) for job in jobs.values() if job is not None]
+        submissions = [
+            submission for job in jobs.values() if job is not None and (submission := self._submission(job))
+        ]
         if submissions:
             sent = [submission.queued.job_id.partition("/")[2] for submission in submissions]
             reply: Future[None] = self._ask("submit", self._client_id, submissions).future()
@@ -206,11 +211,18 @@ class RayPoolHandle(PendingPool):
         if withdrawn:
             self._ask("cancel", withdrawn)
 
-    def _submission(self, job: Job) -> Submission:
+    def _submission(self, job: Job) -> Submission | None:
+        """None for a job that Ray's store does not take (it may be full): it fails, and no other with it."""
         ref = self._refs.get(job.job_id)
         if ref is None:
             self._check_ray()
-            ref = self._refs[job.job_id] = without_connecting(ray.put)(job)
+            try:
+                ref = self._refs[job.job_id] = without_connecting(ray.put)(job)
+            except Exception as error:
+                _log.error("a job could not be put into Ray's store: %s", type(error).__name__)
+                message = f"the job could not be put into Ray's store: {type(error).__name__}"
+                self._pending.fail(job.job_id, TranscriptionError(message, job_id=job.job_id))
+                return None
             if self._pending.job(job.job_id) is None:  # ended meanwhile
                 self._refs.pop(job.job_id, None)
         queued = replace(
@@ -262,7 +274,7 @@ class RayPoolHandle(PendingPool):
             for answer in mail.answers:
                 self._take(answer.job_id.partition("/")[2], unpack_answer(answer))
             seen = mail.first + len(mail.answers)
-            if epoch and mail.epoch != epoch:  # another dispatcher, which knows nothing
+            if epoch and mail.epoch != epoch:  # it forgot this client, or is another: it knows nothing
                 for job in self._pending.jobs():
                     self._outbox.put(job.job_id)
             epoch = mail.epoch

@@ -47,7 +47,8 @@ POLL_S = 10.0
 """A client's poll is answered after this long even if there is nothing to tell: a sign of life both ways."""
 
 CLIENT_LEASE_S = 3 * POLL_S
-"""A client that did not poll for so long has gone: its jobs and its mail are dropped."""
+"""A client that did not poll for so long has gone: its jobs and its mail are dropped. Should it come back after all,
+it meets another epoch, and submits what is unanswered once more."""
 
 WATCH_S = 1.0
 """How often timeouts and leases are looked after; more often where the job timeout is short."""
@@ -92,6 +93,10 @@ class _Seat:
 @dataclass(slots=True, eq=False)
 class _Client:
     seen_at: float
+    epoch: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """Of this record: who was forgotten gets another one."""
+    waiting: int = 0
+    """Its polls that wait for answers."""
     first: int = 0
     """Number of the first answer in ``answers``: those before it are known to have arrived."""
     answers: list[Answer] = field(default_factory=list[Answer])
@@ -111,7 +116,6 @@ class Dispatcher:
     def __init__(
         self, workers: Sequence[str], namespace: str, config: SchedulerConfig, job_timeout_s: float
     ) -> None:
-        self._epoch = uuid.uuid4().hex
         self._seats = {name: _Seat(name, ray.get_actor(name, namespace)) for name in workers}
         self._scheduler = Scheduler(config)
         self._job_timeout_s = job_timeout_s
@@ -166,7 +170,7 @@ class Dispatcher:
 
         Args:
             client_id: who asks.
-            epoch: of the mail seen last. Of another dispatcher's, or none: returns at once.
+            epoch: of the mail seen last. One of before the client was forgotten, or none: returns at once.
             seen: number of the first answer not seen: those before it are not kept any longer.
 
         Returns:
@@ -175,18 +179,22 @@ class Dispatcher:
         self._begin()
         client = self._clients.setdefault(client_id, _Client(time.monotonic()))
         client.seen_at = time.monotonic()
-        if epoch == self._epoch:
+        if epoch == client.epoch:
             del client.answers[: seen - client.first]
             client.first = seen
             if not client.answers and not self._closed:
                 client.news.clear()
+                client.waiting += 1
                 try:
                     await asyncio.wait_for(client.news.wait(), POLL_S)
                 except asyncio.TimeoutError:
                     pass
+                finally:
+                    client.waiting -= 1
+                    client.seen_at = time.monotonic()
         if self._closed or self._clients.get(client_id) is not client:
             return None
-        return Mail(self._epoch, client.first, tuple(client.answers))
+        return Mail(client.epoch, client.first, tuple(client.answers))
 
     async def leave(self, client_id: str) -> None:
         """A client goes: nobody waits for its jobs any more."""
@@ -327,7 +335,8 @@ class Dispatcher:
                 if seat.expires_at is not None and now >= seat.expires_at:
                     self._end_hung(seat)
             for client_id, client in list(self._clients.items()):
-                if now - client.seen_at > CLIENT_LEASE_S:
+                # One whose poll waits here is there, however long this process itself stood still.
+                if not client.waiting and now - client.seen_at > CLIENT_LEASE_S:
                     self._forget(client_id)
 
     def _end_hung(self, seat: _Seat) -> None:

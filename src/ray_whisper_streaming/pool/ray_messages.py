@@ -86,7 +86,7 @@ class Progress:
 class Mail:
     """Dispatcher to client: answers, of which the first bears the number ``first``.
 
-    ``epoch`` names the dispatcher's life: a new one has forgotten all jobs.
+    ``epoch`` names the dispatcher's record of the client: a new one knows none of its jobs.
     """
 
     epoch: str
