@@ -72,6 +72,7 @@ class FasterWhisperWorkerCluster:
 
         Raises:
             ModelNotFound, StartupTimeout, PoolError: they could not be started.
+            StreamClosed: after `close`; make another cluster.
         """
         if self._queue is None:
             self._pool.start()
@@ -91,6 +92,7 @@ class FasterWhisperWorkerCluster:
     def close(self) -> None:
         """Stop the workers; leaves no process. Called at the end of the program if you don't. Safe to call twice."""
         atexit.unregister(self.close)
+        self._queue = None
         self._pool.close()
 
     def __enter__(self) -> FasterWhisperWorkerCluster:
