@@ -69,7 +69,7 @@ def show(keys_file: KeysFile) -> None:
     """List the keys: ids, names and limits, never the keys themselves."""
     table = Table("id", "name", "made", "state", "streams", "sessions/min", "audio min/h", box=None)
     now = time.time()
-    for key in KeyFile.read(keys_file).keys:
+    for key in _read(keys_file).keys:
         limits = key.limits
         figures = (limits.streams, limits.sessions_per_minute, limits.audio_minutes_per_hour)
         table.add_row(
@@ -88,10 +88,17 @@ def revoke(
     keys_file: KeysFile,
 ) -> None:
     """End a key, and every client token made with it. Running sessions go on."""
-    content = KeyFile.read(keys_file)
+    content = _read(keys_file)
     key = content.revoke(key_id, time.time())
     _write(content, keys_file)
     print(f"revoked {key.key_id} ({key.name})")
+
+
+def _read(path: Path) -> KeyFile:
+    """A file that must be there: only `create` makes one."""
+    if not path.exists():
+        raise ConfigurationError("keys_file", str(path), "a file made by 'ray-whisper keys create'")
+    return KeyFile.read(path)
 
 
 def _state(key: Key, now: float) -> str:
