@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -203,6 +204,27 @@ def test_raw_samples_are_wanted_on_stdin() -> None:
     done = run("transcribe", "-", stdin=Path(TOUR).read_bytes())
     assert done.returncode == 1
     assert "raw 16-bit samples" in done.stderr
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(
+    "arguments", [["transcribe", TOUR], ["demo", "--backend", "local", "--streams", "3", "--limit-s", "2"]]
+)
+def test_a_reader_that_has_gone_is_nothing_to_complain_about(arguments: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [*COMMAND, *arguments], stdout=writer, stderr=subprocess.PIPE, timeout=TIMEOUT_S, check=False
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("arguments", [["transcribe", TOUR], ["models"]])
+def test_a_closed_stdout_is_an_error(arguments: list[str]) -> None:
+    command = ["sh", "-c", 'exec "$@" >&-', "sh", *COMMAND, *arguments]
+    done = subprocess.run(command, stderr=subprocess.PIPE, timeout=TIMEOUT_S, check=False)
+    assert (done.returncode, done.stderr) == (1, b"ray-whisper: stdout is closed\n")
 
 
 @pytest.mark.model

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from ray_whisper_streaming.cli.console import StdoutConsole
 from ray_whisper_streaming.errors import ConfigurationError
 from ray_whisper_streaming.server.config import ENVIRONMENT_PREFIX
 from ray_whisper_streaming.server.keys import Key, KeyFile, KeyLimits
@@ -79,7 +79,7 @@ def show(keys_file: KeysFile) -> None:
             _state(key, now),
             *("" if figure is None else f"{figure:g}" for figure in figures),
         )
-    Console(highlight=False).print(table)
+    StdoutConsole().print(table)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -79,6 +80,8 @@ async def run(
         raise ConfigurationError("stdin", "named more than once", "named once: it can be read only once")
     if STDIN in files:
         check_stdin()
+    if output is None:
+        sys.stdout.write("")  # raises now what it would raise after the work, if it is closed
     targets = _targets(files, output, SUFFIXES[form])
     for target in filter(None, targets):
         _make_folder(target.parent)
