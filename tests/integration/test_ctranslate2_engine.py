@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -276,7 +277,7 @@ def test_closing_frees_the_model():
     ],
 )
 def test_what_the_machine_can_not_do_is_told_before_a_model_is_looked_for(
-    monkeypatch: pytest.MonkeyPatch, options: dict[str, str], field: str
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], field: str
 ):
     monkeypatch.setattr("ray_whisper_streaming.engines.ctranslate2.has_gpu", lambda: False)
     with pytest.raises(ConfigurationError) as caught:

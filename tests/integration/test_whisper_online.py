@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -168,6 +169,15 @@ def test_a_chunk_of_a_file_is_that_part_of_it(tmp_path: Path) -> None:
     assert load_audio_chunk(SOUP, 1.0, 2.5).any()
     with pytest.raises(AudioError):
         load_audio_chunk(str(tmp_path / "missing.wav"), 0.0, 1.0)
+
+
+def test_a_reader_that_has_gone_is_nothing_to_complain_about() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "whisper_online", SOUP, "--offline", "--model", "tiny.en"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, timeout=100, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_a_file_without_audio_is_one_clear_line() -> None:

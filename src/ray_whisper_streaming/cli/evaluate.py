@@ -36,9 +36,8 @@ from ray_whisper_streaming.bench.material import Clip, Entry, load_clip, read_ma
 from ray_whisper_streaming.bench.text_errors import check_extra
 from ray_whisper_streaming.bench.variants import Variant, parse_variant
 from ray_whisper_streaming.cli.console import FAILURE, StdoutConsole, complain, errors
-from ray_whisper_streaming.cli.options import ENGLISH_ONLY, check_model_knows
 from ray_whisper_streaming.core.languages import check_language
-from ray_whisper_streaming.core.options import StreamOptions
+from ray_whisper_streaming.core.options import ENGLISH_ONLY, StreamOptions, check_model_knows
 from ray_whisper_streaming.engines.factory import EngineName, engine_factory_for
 from ray_whisper_streaming.errors import AudioError, ConfigurationError
 
