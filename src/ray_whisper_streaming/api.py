@@ -79,7 +79,8 @@ def make_recognizer(
         job_timeout_s: a job that takes longer fails, and its worker is replaced.
 
     Raises:
-        ConfigurationError: an unknown backend or engine, or a device the engine can't use.
+        ConfigurationError: an unknown backend or engine, a number of workers that can't be, or a device the engine
+            can't use. (What only a worker's machine knows, such as whether it has a GPU, is told at the start.)
     """
     check_choice("backend", backend, ("auto", "local", "ray", "shared"))
     if backend == "shared":
@@ -104,6 +105,8 @@ def make_recognizer(
         )
     from ray_whisper_streaming.pool.local import LocalPool
 
+    if max_worker_count is not None and max_worker_count < 1:
+        raise ConfigurationError("max_worker_count", max_worker_count, "1 or more, or None")
     count = 1 if workers is None else workers
     return LocalPool(
         engine_factory, workers=min(count, max_worker_count or count), job_timeout_s=job_timeout_s
@@ -251,6 +254,7 @@ class AsyncPool:
         Raises:
             StartupTimeout: they were not in time.
             ModelNotFound: the model is not on this machine.
+            ConfigurationError: the engine can't use the device or the compute type there.
         """
         if self._closed:
             raise StreamClosed("the pool is closed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -83,6 +84,40 @@ def test_wrong_usage_is_told_before_a_model_is_loaded(arguments: list[str], said
     assert said in re.sub(r"\x1b\[[0-9;]*m", "", done.stderr)
 
 
+def test_stdin_can_be_named_once() -> None:
+    done = run("transcribe", "-", "-")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "stdin is 'named more than once'" in done.stderr
+
+
+def test_a_recording_is_never_written_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recording = tmp_path / "mine.wav"
+    recording.write_bytes(b"what can't be had again")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link.srt").symlink_to(recording)
+    (tmp_path / "folder" / "mine.txt").hardlink_to(recording)
+    monkeypatch.chdir(tmp_path)
+    for output in (str(recording), "folder/../mine.wav", "link.srt", "folder"):
+        for files in (["mine.wav"], [TOUR, "mine.wav"] if output == "folder" else [str(recording)]):
+            done = run("transcribe", *files, "--output", output)
+            assert (done.returncode, done.stdout) == (2, "")
+            assert "it must be another file than what is read" in done.stderr
+    assert recording.read_bytes() == b"what can't be had again"
+    assert [each.name for each in (tmp_path / "folder").iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("output", ["FOLDER.txt", "FILE/x.txt", "/proc/x.txt"])
+def test_an_output_that_can_not_be_written_is_told_before_a_model_is_loaded(
+    tmp_path: Path, output: str
+) -> None:
+    (tmp_path / "FILE").touch()
+    (tmp_path / "out" / "city_tour.txt").mkdir(parents=True)
+    path = {"FOLDER.txt": tmp_path / "out", "FILE/x.txt": tmp_path / "FILE" / "x.txt"}.get(output, output)
+    done = run("transcribe", TOUR, "--output", str(path))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--output is" in done.stderr
+
+
 @pytest.mark.model
 def test_models_lists_what_is_installed() -> None:
     done = run("models")
@@ -102,6 +137,18 @@ def test_a_bad_file_does_not_cost_the_good_ones(tmp_path: Path) -> None:
     tour, soup = re.split(r"^# .*\n", done.stdout, flags=re.MULTILINE)[1:]
     assert "stone bridge" in tour
     assert "two onions" in soup
+
+
+@pytest.mark.model
+def test_a_folder_without_recordings_does_not_cost_the_others(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    done = run("transcribe", TOUR, str(tmp_path / "empty"), str(tmp_path / "missing.wav"))
+    assert done.returncode == 1
+    assert "stone bridge" in done.stdout
+    assert done.stderr.splitlines() == [
+        f"ray-whisper: {tmp_path / 'empty'} holds no recordings",
+        f"ray-whisper: {tmp_path / 'missing.wav'} does not exist",
+    ]
 
 
 @pytest.mark.model
@@ -157,6 +204,27 @@ def test_raw_samples_are_wanted_on_stdin() -> None:
     done = run("transcribe", "-", stdin=Path(TOUR).read_bytes())
     assert done.returncode == 1
     assert "raw 16-bit samples" in done.stderr
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(
+    "arguments", [["transcribe", TOUR], ["demo", "--backend", "local", "--streams", "3", "--limit-s", "2"]]
+)
+def test_a_reader_that_has_gone_is_nothing_to_complain_about(arguments: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [*COMMAND, *arguments], stdout=writer, stderr=subprocess.PIPE, timeout=TIMEOUT_S, check=False
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("arguments", [["transcribe", TOUR], ["models"]])
+def test_a_closed_stdout_is_an_error(arguments: list[str]) -> None:
+    command = ["sh", "-c", 'exec "$@" >&-', "sh", *COMMAND, *arguments]
+    done = subprocess.run(command, stderr=subprocess.PIPE, timeout=TIMEOUT_S, check=False)
+    assert (done.returncode, done.stderr) == (1, b"ray-whisper: stdout is closed\n")
 
 
 @pytest.mark.model

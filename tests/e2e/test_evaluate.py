@@ -85,6 +85,8 @@ def test_figures_a_table_and_a_page(tmp_path: Path, reference: str) -> None:
         ([TOUR, "--reference", "REFERENCE", "--condition", "background=5"], 2, "given with recordings without speech"),
         ([TOUR, "--reference", "REFERENCE", *["--condition", "phone"] * 2], 2, "'phone'; it must be given once"),
         ([TOUR, "--reference", "REFERENCE", "--html", "no/such/folder/page.html"], 2, "--html is"),
+        ([TOUR, "--reference", "REFERENCE", "--html", "/proc/page.html"], 2, "--html is"),
+        ([TOUR, "--reference", "REFERENCE", "--json", "REFERENCE"], 2, "another file than what is read"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_told_before_a_model_is_loaded(

@@ -302,3 +302,10 @@ def test_an_unknown_backend_is_refused() -> None:
 
 def test_without_ray_the_backend_is_local() -> None:
     assert isinstance(make_recognizer(engine_factory=FACTORY, workers=2), LocalPool)
+
+
+@pytest.mark.parametrize("field", ["workers", "max_worker_count"])
+def test_a_pool_has_at_least_one_worker(field: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Pool("tiny.en", backend="local", **{field: 0})
+    assert caught.value.field == field

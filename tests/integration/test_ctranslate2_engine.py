@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -265,3 +266,25 @@ def test_closing_frees_the_model():
     del loaded
     engine.close()
     assert backend() is None
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"device": "abacus"}, "device"),
+        ({"device": "cuda"}, "device"),
+        ({"device": "cpu", "compute_type": "float99"}, "compute_type"),
+    ],
+)
+def test_what_the_machine_can_not_do_is_told_before_a_model_is_looked_for(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], field: str
+):
+    monkeypatch.setattr("ray_whisper_streaming.engines.ctranslate2.has_gpu", lambda: False)
+    with pytest.raises(ConfigurationError) as caught:
+        CTranslate2Engine("no-such-model", **options).warm_up()
+    assert (caught.value.field, caught.value.value) == (field, options[field])
+
+
+def test_a_compute_type_may_be_left_to_ctranslate2():
+    with pytest.raises(ModelNotFound):
+        CTranslate2Engine("no-such-model", device="cpu", compute_type="default").warm_up()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from ray_whisper_streaming.bench.material import load_clips, make_material
 from ray_whisper_streaming.bench.text_errors import word_error_rate
 from ray_whisper_streaming.core.audio import as_float32
 from ray_whisper_streaming.core.jobs import Job
-from ray_whisper_streaming.errors import AudioError, ConfigurationError, NotReady
+from ray_whisper_streaming.errors import AudioError, ConfigurationError, NotReady, StreamClosed
 from whisper_online import (
     FasterWhisperASR,
     FasterWhisperWorkerCluster,
@@ -170,6 +171,15 @@ def test_a_chunk_of_a_file_is_that_part_of_it(tmp_path: Path) -> None:
         load_audio_chunk(str(tmp_path / "missing.wav"), 0.0, 1.0)
 
 
+def test_a_reader_that_has_gone_is_nothing_to_complain_about() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "whisper_online", SOUP, "--offline", "--model", "tiny.en"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, timeout=100, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_a_file_without_audio_is_one_clear_line() -> None:
     done = simulate(str(SAMPLES / "README.md"))
     assert done.returncode == 1
@@ -218,3 +228,5 @@ def test_a_cluster_serves_the_driver_and_actors(ray_cluster: Any) -> None:
 
         caller: Any = Caller.remote(queue)
         assert "chop two onions" in ray.get(caller.say.remote(audio))
+    with pytest.raises(StreamClosed):
+        cluster.run()

@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import HTTPConnection
+from typer.testing import CliRunner
 
+from ray_whisper_streaming.cli.main import app
 from ray_whisper_streaming.errors import ConfigurationError
 from ray_whisper_streaming.server.access import Access, Credential, Principal, find_credential
 from ray_whisper_streaming.server.keys import KeyFile, KeyLimits, Keyring
@@ -35,6 +37,15 @@ class Clock:
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["revoke", "0123456789"]])
+def test_only_create_makes_a_file_of_keys(tmp_path: Path, arguments: list[str]) -> None:
+    missing = tmp_path / "nope.json"
+    done = CliRunner().invoke(app, ["keys", *arguments, "--keys-file", str(missing)])
+    assert done.exit_code == 2
+    assert "'ray-whisper keys create'" in done.output
+    assert not missing.exists()
 
 
 def ring_of(path: Path, clock: Clock) -> Keyring:

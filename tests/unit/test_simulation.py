@@ -32,8 +32,10 @@ class Clock:
 class Recorder:
     """A processor that says how much audio each pass brought, and takes `work_s` for it."""
 
-    def __init__(self, clock: Clock, work_s: float = 0.0, fail_at: int | None = None) -> None:
-        self.clock, self.work_s, self.fail_at = clock, work_s, fail_at
+    def __init__(
+        self, clock: Clock, work_s: float = 0.0, fail_at: int | None = None, *, retryable: bool = True
+    ) -> None:
+        self.clock, self.work_s, self.fail_at, self.retryable = clock, work_s, fail_at, retryable
         self.chunks: list[int] = []
 
     def insert_audio_chunk(self, audio: np.ndarray) -> None:
@@ -42,7 +44,7 @@ class Recorder:
     def process_iter(self) -> Output:
         self.clock.now += self.work_s
         if len(self.chunks) == self.fail_at:
-            raise EngineError("no", job_id="x")
+            raise EngineError("no", job_id="x", retryable=self.retryable)
         end = sum(self.chunks) / SAMPLE_RATE
         return end - self.chunks[-1] / SAMPLE_RATE, end, f" pass{len(self.chunks)}"
 
@@ -52,7 +54,12 @@ class Recorder:
 
 def play(seconds: float, **settings: Any) -> tuple[list[str], Recorder]:
     clock = Clock()
-    online = Recorder(clock, settings.pop("work_s", 0.0), settings.pop("fail_at", None))
+    online = Recorder(
+        clock,
+        settings.pop("work_s", 0.0),
+        settings.pop("fail_at", None),
+        retryable=settings.pop("retryable", True),
+    )
     lines: list[str] = []
     audio = np.zeros(round(seconds * SAMPLE_RATE), np.float32)
     simulate(audio, online, write=lines.append, clock=clock, sleep=clock.sleep, **settings)
@@ -114,6 +121,64 @@ def test_a_failed_pass_writes_nothing_and_the_stream_goes_on() -> None:
     lines, online = play(3.0, step_s=1.0, unaware=True, fail_at=2)
     assert len(online.chunks) == 3
     assert [line.split()[-1] for line in lines] == ["pass1", "pass3", "end"]
+
+
+def test_a_pass_that_would_fail_again_ends_the_run() -> None:
+    with pytest.raises(EngineError):
+        play(3.0, step_s=1.0, unaware=True, fail_at=2, retryable=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--min-chunk-size", "0"], "--min-chunk-size: is 0; it must be a number of seconds above 0"),
+        (["--min-chunk-size", "-1"], "--min-chunk-size: is -1"),
+        (["--min-chunk-size", "nan"], "--min-chunk-size: is nan"),
+        (["--vac", "--vac-chunk-size", "0"], "--vac-chunk-size: is 0"),
+        (["--start_at", "-3"], "--start_at: is -3; it must be a number of seconds from 0 on"),
+        (["--beam-size", "0"], "--beam-size: is 0; it must be 1 or more"),
+        (["-l", "foo"], "-l/--log-level: invalid choice: 'FOO'"),
+    ],
+)
+def test_numbers_that_can_not_be_are_wrong_usage(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["missing.wav", *arguments])
+    assert exit_.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--lan", "xx"], "lan is 'xx'"),
+        (["--backend", "openai-api"], "backend is 'openai-api'"),
+        (["--buffer_trimming", "sentence"], "lan is 'auto'"),
+        (["--model", "tiny.en", "--lan", "de"], "tiny.en knows English alone"),
+        (["--model", "tiny.en", "--task", "translate"], "tiny.en knows English alone"),
+    ],
+)
+def test_what_can_not_be_served_is_wrong_usage_told_before_any_work(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    assert main(["missing.wav", *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("whisper_online: ")
+    assert said in line
+
+
+def test_what_is_missing_is_no_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["missing.wav", "-l", "error"]) == 1
+    assert "missing.wav" in capsys.readouterr().err
+
+
+def test_a_closed_stdout_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdout", None)
+    assert main(["missing.wav"]) == 1
+    assert capsys.readouterr().err == "whisper_online: stdout is closed\n"
 
 
 def test_wrong_usage_is_exit_code_two(capsys: pytest.CaptureFixture[str]) -> None:

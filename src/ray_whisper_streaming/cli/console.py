@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import signal
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO, cast
 
 import typer
 from rich.console import Console
@@ -16,7 +17,16 @@ from typer.core import TyperGroup
 
 from ray_whisper_streaming.errors import ConfigurationError, ModelNotFound, RayWhisperError
 
-__all__ = ["FAILURE", "INTERRUPTED", "Commands", "complain", "configure_logging", "errors", "own_signals"]
+__all__ = [
+    "FAILURE",
+    "INTERRUPTED",
+    "Commands",
+    "StdoutConsole",
+    "complain",
+    "configure_logging",
+    "errors",
+    "own_signals",
+]
 
 FAILURE = 1
 USAGE_ERROR = 2
@@ -27,11 +37,31 @@ INTERRUPTED = 130
 errors = Console(stderr=True, highlight=False)
 
 
+class StdoutConsole(Console):
+    """stdout, written to in tasks too."""
+
+    def __init__(self) -> None:
+        super().__init__(highlight=False)
+
+    def on_broken_pipe(self) -> None:
+        """Pass it on, as `print` does: rich would end the process, in the middle of a task."""
+        raise BrokenPipeError
+
+
+class _ClosedStdout(io.StringIO):
+    """What is told of a closed stdout (``>&-``), to which Python otherwise prints without a word."""
+
+    def write(self, s: str, /) -> int:
+        raise OSError("stdout is closed")
+
+
 class Commands(TyperGroup):
     """Commands whose errors are told in a sentence, and become exit codes."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was named."""
+        if cast("TextIO | None", sys.stdout) is None:
+            sys.stdout = _ClosedStdout()
         with _exit_codes():
             return super().invoke(ctx)
 

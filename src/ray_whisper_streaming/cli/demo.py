@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.live import Live
 
 from ray_whisper_streaming import AsyncLiveStream, AsyncPool, Committed, StreamOptions
 from ray_whisper_streaming.cli.captions import Caption
-from ray_whisper_streaming.cli.console import FAILURE
+from ray_whisper_streaming.cli.console import FAILURE, StdoutConsole
 from ray_whisper_streaming.cli.feeding import find_recordings, sample_recordings, sample_texts
 from ray_whisper_streaming.cli.screen import CaptionScreen, figures_table, plain_line
 from ray_whisper_streaming.cli.starting import started_pool
@@ -28,7 +27,7 @@ REFRESH_S = 1 / 8
 START_SPREAD_S = 1.0
 """The streams start within this time, one after the other: in step they would make neater batches than life does."""
 
-console = Console(highlight=False)
+console = StdoutConsole()
 
 
 async def run(

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
@@ -36,16 +35,15 @@ from ray_whisper_streaming.bench.machine import describe_machine
 from ray_whisper_streaming.bench.material import Clip, Entry, load_clip, read_manifest
 from ray_whisper_streaming.bench.text_errors import check_extra
 from ray_whisper_streaming.bench.variants import Variant, parse_variant
-from ray_whisper_streaming.cli.console import FAILURE, complain, errors
-from ray_whisper_streaming.cli.options import ENGLISH_ONLY, check_model_knows
+from ray_whisper_streaming.cli.console import FAILURE, StdoutConsole, complain, errors
 from ray_whisper_streaming.core.languages import check_language
-from ray_whisper_streaming.core.options import StreamOptions
+from ray_whisper_streaming.core.options import ENGLISH_ONLY, StreamOptions, check_model_knows
 from ray_whisper_streaming.engines.factory import EngineName, engine_factory_for
 from ray_whisper_streaming.errors import AudioError, ConfigurationError
 
 __all__ = ["Plan", "find_entries", "make_conditions", "make_variants", "run"]
 
-console = Console(highlight=False)
+console = StdoutConsole()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

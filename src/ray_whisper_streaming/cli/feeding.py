@@ -69,14 +69,17 @@ def find_recordings(paths: Iterable[Path]) -> list[Path]:
     """The files given, and the recordings in the folders given, sorted.
 
     Raises:
-        AudioError: a path that doesn't exist, or a folder without recordings.
+        AudioError: a path that doesn't exist, or a folder without recordings, or that can't be read.
     """
     found: list[Path] = []
     for path in paths:
         if not path.exists():
             raise AudioError(f"{path} does not exist")
         if path.is_dir():
-            inside = sorted(each for each in path.iterdir() if each.suffix.lower() in AUDIO_SUFFIXES)
+            try:
+                inside = sorted(each for each in path.iterdir() if each.suffix.lower() in AUDIO_SUFFIXES)
+            except OSError as error:
+                raise AudioError(f"{path} can't be read: {error.strerror}") from error
             if not inside:
                 raise AudioError(f"{path} holds no recordings")
             found += inside

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from ray_whisper_streaming.cli.console import StdoutConsole
 from ray_whisper_streaming.errors import ConfigurationError
 from ray_whisper_streaming.server.config import ENVIRONMENT_PREFIX
 from ray_whisper_streaming.server.keys import Key, KeyFile, KeyLimits
@@ -69,7 +69,7 @@ def show(keys_file: KeysFile) -> None:
     """List the keys: ids, names and limits, never the keys themselves."""
     table = Table("id", "name", "made", "state", "streams", "sessions/min", "audio min/h", box=None)
     now = time.time()
-    for key in KeyFile.read(keys_file).keys:
+    for key in _read(keys_file).keys:
         limits = key.limits
         figures = (limits.streams, limits.sessions_per_minute, limits.audio_minutes_per_hour)
         table.add_row(
@@ -79,7 +79,7 @@ def show(keys_file: KeysFile) -> None:
             _state(key, now),
             *("" if figure is None else f"{figure:g}" for figure in figures),
         )
-    Console(highlight=False).print(table)
+    StdoutConsole().print(table)
 
 
 @app.command()
@@ -88,10 +88,17 @@ def revoke(
     keys_file: KeysFile,
 ) -> None:
     """End a key, and every client token made with it. Running sessions go on."""
-    content = KeyFile.read(keys_file)
+    content = _read(keys_file)
     key = content.revoke(key_id, time.time())
     _write(content, keys_file)
     print(f"revoked {key.key_id} ({key.name})")
+
+
+def _read(path: Path) -> KeyFile:
+    """A file that must be there: only `create` makes one."""
+    if not path.exists():
+        raise ConfigurationError("keys_file", str(path), "a file made by 'ray-whisper keys create'")
+    return KeyFile.read(path)
 
 
 def _state(key: Key, now: float) -> str:

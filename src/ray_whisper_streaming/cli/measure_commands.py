@@ -18,6 +18,7 @@ from ray_whisper_streaming.cli.options import (
     Verbose,
     VoiceActivity,
 )
+from ray_whisper_streaming.cli.outputs import check_output
 
 __all__ = ["evaluate"]
 
@@ -132,6 +133,9 @@ def evaluate(
         json=json,
         html=html,
     )
+    for name, path in (("--json", json), ("--html", html)):
+        if path is not None:
+            check_output(name, path, [*(audio or []), *(reference or []), *([manifest] if manifest else [])])
     variants = program.make_variants([each.value for each in policy or []], variant or [], vad=vad)
     entries = program.find_entries(
         audio or [], reference or [], manifest, languages=language or [], limit=limit, model=model

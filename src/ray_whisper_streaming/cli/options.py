@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from ray_whisper_streaming.core.options import AUTO
-from ray_whisper_streaming.errors import ConfigurationError
 from ray_whisper_streaming.server.config import ENVIRONMENT_PREFIX
 
 __all__ = [
@@ -17,7 +15,6 @@ __all__ = [
     "BackendChoice",
     "Channels",
     "Device",
-    "ENGLISH_ONLY",
     "Engine",
     "EngineChoice",
     "Hotwords",
@@ -37,7 +34,6 @@ __all__ = [
     "Verbose",
     "VoiceActivity",
     "Workers",
-    "check_model_knows",
 ]
 
 
@@ -71,20 +67,6 @@ class PolicyChoice(Enum):
     hybrid = "hybrid"
     cutoff = "cutoff"
     agreement = "agreement"
-
-
-ENGLISH_ONLY = ".en"
-"""How the names of Whisper's models for English alone end."""
-
-
-def check_model_knows(model: str, language: str, task: str = "transcribe") -> None:
-    """Raise `ConfigurationError` for what a model for English alone can't do."""
-    if model.endswith(ENGLISH_ONLY):
-        alone = f"as {model} knows English alone; or name a multilingual model: --model base"
-        if language not in (AUTO, "en"):
-            raise ConfigurationError("language", language, f"en or auto, {alone}")
-        if task == "translate":
-            raise ConfigurationError("task", task, f"transcribe, {alone}")
 
 
 # ---------------------------------------------------------------- the workers

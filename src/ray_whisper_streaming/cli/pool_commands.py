@@ -12,7 +12,6 @@ import typer
 from ray_whisper_streaming import StreamOptions
 from ray_whisper_streaming.cli.console import configure_logging
 from ray_whisper_streaming.cli.options import (
-    ENGLISH_ONLY,
     Backend,
     BackendChoice,
     Channels,
@@ -35,10 +34,9 @@ from ray_whisper_streaming.cli.options import (
     Verbose,
     VoiceActivity,
     Workers,
-    check_model_knows,
 )
 from ray_whisper_streaming.core.jobs import SAMPLE_RATE
-from ray_whisper_streaming.core.options import AUTO
+from ray_whisper_streaming.core.options import AUTO, ENGLISH_ONLY, check_model_knows
 from ray_whisper_streaming.server.config import ServerConfig
 from ray_whisper_streaming.subtitles import SubtitleOptions
 from ray_whisper_streaming.wire.native_messages import Endpointing

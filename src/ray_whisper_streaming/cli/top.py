@@ -11,11 +11,12 @@ from collections.abc import Callable
 from functools import partial
 
 from rich import box
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from ray_whisper_streaming.cli.console import StdoutConsole
 from ray_whisper_streaming.cli.server_metrics import Reading, Span, percentile_s
 from ray_whisper_streaming.client.connecting import split_url
 from ray_whisper_streaming.errors import RayWhisperError, Unauthorized, Unreachable
@@ -28,7 +29,7 @@ UNAUTHORIZED_STATUS = (401, 403)
 MAX_WORKERS = 16
 """Workers that get a line of their own; the rest are added up."""
 
-console = Console(highlight=False)
+console = StdoutConsole()
 
 
 async def run(url: str, *, api_key: str | None, interval_s: float, once: bool) -> int:

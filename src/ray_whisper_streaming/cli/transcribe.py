@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -24,11 +25,12 @@ from ray_whisper_streaming.cli.console import FAILURE, complain, errors
 from ray_whisper_streaming.cli.feeding import STDIN, check_stdin, duration_s, find_recordings, read_stdin
 from ray_whisper_streaming.cli.json_forms import json_line, utterance_fields
 from ray_whisper_streaming.cli.live_output import Output, TextLines
+from ray_whisper_streaming.cli.outputs import check_output
 from ray_whisper_streaming.cli.starting import started_pool
 from ray_whisper_streaming.client import ClientEvent
 from ray_whisper_streaming.client.files import paced, pieces_of
 from ray_whisper_streaming.core.jobs import Int16Samples
-from ray_whisper_streaming.errors import ConfigurationError, RayWhisperError
+from ray_whisper_streaming.errors import AudioError, ConfigurationError, RayWhisperError
 from ray_whisper_streaming.media import AudioConverter
 from ray_whisper_streaming.subtitles import SubtitleOptions, make_cues, to_srt, to_vtt
 
@@ -74,11 +76,16 @@ async def run(
         ConfigurationError, OSError: the formats or the output can't be so; nothing is done yet.
     """
     files = [inside for name in files for inside in _expanded(name)]
+    if files.count(STDIN) > 1:
+        raise ConfigurationError("stdin", "named more than once", "named once: it can be read only once")
     if STDIN in files:
         check_stdin()
+    if output is None:
+        sys.stdout.write("")  # raises now what it would raise after the work, if it is closed
     targets = _targets(files, output, SUFFIXES[form])
     for target in filter(None, targets):
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(target.parent)
+        check_output("--output", target, [name for name in files if name != STDIN])
     AudioConverter(*stdin_format)  # raises now what would be raised at the first piece
     live = form in LIVE_FORMATS and output is None and len(files) == 1 and (realtime or files[0] == STDIN)
     gate = asyncio.Semaphore(at_once)
@@ -105,7 +112,7 @@ async def run(
                 async with gate:
                     total_s = duration_s(name) if shown and name != STDIN else None
                     task = progress.add_task(_title(name), total=total_s, heard="")
-                    audio = _stdin(*stdin_format) if name == STDIN else pieces_of(name)
+                    audio = _stdin(*stdin_format) if name == STDIN else _recording(name)
                     if realtime and name != STDIN:
                         audio = paced(audio)
                     transcript = _Transcript(name)
@@ -178,9 +185,18 @@ async def _stdin(rate: int, channels: int) -> AsyncIterator[Int16Samples]:
     yield converter.flush()
 
 
+async def _recording(name: str) -> AsyncIterator[Int16Samples]:
+    path, *_ = find_recordings([Path(name)])  # raises in its turn, so that the other recordings are done
+    async for samples in pieces_of(path):
+        yield samples
+
+
 def _expanded(name: str) -> list[str]:
-    """The recordings of a folder; anything else is what it is."""
-    return [str(path) for path in find_recordings([Path(name)])] if Path(name).is_dir() else [name]
+    """The recordings of a folder; anything else is what it is, also a folder that has none."""
+    try:
+        return [str(path) for path in find_recordings([Path(name)])] if Path(name).is_dir() else [name]
+    except AudioError:
+        return [name]
 
 
 def _targets(files: Sequence[str], output: Path | None, suffix: str) -> list[Path | None]:
@@ -199,6 +215,14 @@ def _targets(files: Sequence[str], output: Path | None, suffix: str) -> list[Pat
             target, number = output / f"{stem}-{number}{suffix}", number + 1
         targets.append(target)
     return targets
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        allowed = f"a file in a folder that can be made ({error.strerror})"
+        raise ConfigurationError("--output", str(folder), allowed) from None
 
 
 def _title(name: str) -> str:

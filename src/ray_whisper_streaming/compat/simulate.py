@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from ray_whisper_streaming.compat.factory import add_shared_args, asr_factory
+from ray_whisper_streaming.compat.factory import add_shared_args, asr_factory, check_args
 from ray_whisper_streaming.compat.processor import Output
 from ray_whisper_streaming.core.jobs import SAMPLE_RATE
-from ray_whisper_streaming.errors import RayWhisperError
+from ray_whisper_streaming.errors import ConfigurationError, RayWhisperError, TranscriptionError
 from ray_whisper_streaming.media import load_audio as decode_audio
 
 __all__ = ["format_line", "load_audio", "load_audio_chunk", "main", "simulate"]
+
+FAILURE = 1
+WRONG_USAGE = 2
+"""As argparse's own."""
 
 logger = logging.getLogger("whisper_online")
 
@@ -74,6 +79,9 @@ def simulate(
         write: takes each line.
         clock: seconds, for the real pace.
         sleep: waits.
+
+    Raises:
+        RayWhisperError: a pass failed, and would again.
     """
     total_s = len(audio) / SAMPLE_RATE
     began = clock() - start_at_s
@@ -95,17 +103,28 @@ def simulate(
         sent_s = now_s
         try:
             emit(online.process_iter())
-        except RayWhisperError as error:
+        except TranscriptionError as error:
+            if not error.retryable:
+                raise
             logger.error("a pass failed, the audio is tried again: %s", error)
     emit(online.finish())
 
 
+def start(text: str) -> float:
+    """An argument that may be 0: before its beginning a recording has nothing."""
+    if not 0 <= (number := float(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"is {text}; it must be a number of seconds from 0 on")
+    return number
+
+
 def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> int:
-    """The command line. Returns the exit code: 0; 1 if the file or the model can't be had; 2 for wrong usage."""
+    """The command line. Returns the exit code: 0; 1 if the file or the model can't be had, or nothing be written or
+    decoded; 2 for wrong usage.
+    """
     parser = argparse.ArgumentParser(prog="python -m whisper_online", description=__doc__)
     parser.add_argument("audio_path", help="the recording; any codec")
     add_shared_args(parser)
-    parser.add_argument("--start_at", type=float, default=0.0, help="begin at this second of the audio")
+    parser.add_argument("--start_at", type=start, default=0.0, help="begin at this second of the audio")
     parser.add_argument("--offline", action="store_true", help="one pass over the whole recording")
     parser.add_argument(
         "--comp_unaware", action="store_true", help="fixed steps; emission time is the position in the audio"
@@ -113,11 +132,17 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
     args = parser.parse_args(arguments)
     if args.offline and args.comp_unaware:
         parser.error("--offline and --comp_unaware exclude each other")
-    logging.basicConfig(level=args.log_level.upper(), stream=sys.stderr)
+    logging.basicConfig(level=args.log_level, stream=sys.stderr)
 
     def write(line: str) -> None:
         print(line, file=out or sys.stdout, flush=True)
 
+    if out is None and cast("TextIO | None", sys.stdout) is None:
+        return _complain(OSError("stdout is closed"), FAILURE)
+    try:
+        check_args(args)
+    except ConfigurationError as error:
+        return _complain(error, WRONG_USAGE)
     try:
         audio = load_audio(args.audio_path)
         asr, online = asr_factory(args)
@@ -136,8 +161,16 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
             return 0
         finally:
             asr.close()
-    except RayWhisperError as error:
-        print(f"whisper_online: {error}", file=sys.stderr)
-        return 1
+    except BrokenPipeError:
+        # The reader has gone (`| head`): nothing to complain about, and nowhere to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (RayWhisperError, OSError) as error:
+        return _complain(error, FAILURE)
     except KeyboardInterrupt:
         return 130
+
+
+def _complain(error: Exception, code: int) -> int:
+    print(f"whisper_online: {error}", file=sys.stderr)
+    return code

@@ -15,6 +15,9 @@ __all__ = ["AUTO", "EndpointingOptions", "StreamOptions", "TrimmingOptions"]
 AUTO = "auto"
 """The language option that means: detect it from the stream's own audio."""
 
+ENGLISH_ONLY = ".en"
+"""How the names of Whisper's models for English alone end."""
+
 MAX_WINDOW_AUDIO_S = 28.0
 """Audio in one window at most, seconds: Whisper takes 30, and a window cut flush loops."""
 
@@ -39,6 +42,16 @@ def check_text(field_name: str, value: object) -> None:
     """Raise `ConfigurationError` unless ``value`` is a text: anything has one, such as "None"."""
     if not isinstance(value, str):
         raise ConfigurationError(field_name, value, "a text")
+
+
+def check_model_knows(model: str, language: str, task: str = "transcribe") -> None:
+    """Raise `ConfigurationError` for what a model for English alone can't do."""
+    if model.endswith(ENGLISH_ONLY):
+        alone = f"as {model} knows English alone; or name a multilingual model: --model base"
+        if language not in (AUTO, "en"):
+            raise ConfigurationError("language", language, f"en or auto, {alone}")
+        if task == "translate":
+            raise ConfigurationError("task", task, f"transcribe, {alone}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -74,12 +74,18 @@ class CTranslate2Engine(WindowEngine[_Storage]):
         self._max_batch_size = max_batch_size
 
     def _load(self) -> LoadedModel[_Storage]:
-        folder = resolve_model(self._model)
         device = self._device
         if device == "auto":
             device = "cuda" if has_gpu() else "cpu"
         if device not in COMPUTE_TYPE:
             raise ConfigurationError("device", device, f"auto, {' or '.join(COMPUTE_TYPE)}")
+        if device == "cuda" and not has_gpu():
+            raise ConfigurationError("device", device, "cpu: CTranslate2 sees no GPU")
+        compute_type = COMPUTE_TYPE[device] if self._compute_type == "auto" else self._compute_type
+        supported: set[str] = _ct2.get_supported_compute_types(device)
+        if compute_type not in ("default", *supported):
+            raise ConfigurationError("compute_type", compute_type, " or ".join(["auto", *sorted(supported)]))
+        folder = resolve_model(self._model)
         if device == "cuda":
             _preload_cublas()
         if not (folder / VOCABULARY).is_file():
@@ -88,7 +94,7 @@ class CTranslate2Engine(WindowEngine[_Storage]):
             whisper: Any = _ct2.models.Whisper(
                 str(folder),
                 device=device,
-                compute_type=COMPUTE_TYPE[device] if self._compute_type == "auto" else self._compute_type,
+                compute_type=compute_type,
                 intra_threads=self._cpu_threads or os.cpu_count() or 1,
             )
             vocabulary = Vocabulary(folder, multilingual=whisper.is_multilingual)
