@@ -883,6 +883,21 @@ def test_an_answer_that_stops_early_loses_nothing_where_its_window_is_not_heard_
     assert text == [word.text for word in world.words]
 
 
+def test_an_utterance_does_not_end_with_a_pass_that_stopped_early() -> None:
+    """It heard all of the utterance before its end was known, so that no last pass was needed."""
+    stream = Stream("s", ENGLISH)
+    push(stream, loud(6.0))
+    push(stream, silence(0.5))
+    answer(stream, next_job(stream), Word(" one", 0.1, 1.2))
+    push(stream, silence(2.0))
+    last = next_job(stream)
+    assert last.final
+    answer(stream, last, Word(" one", 0.1, 1.2), Word(" two", 5.0, 5.9))
+    assert stream.next_job(0.0) is None
+    (final,) = (event for event in stream.events() if isinstance(event, Final))
+    assert [word.text for word in final.words] == [" one", " two"]
+
+
 def test_words_made_up_at_the_beginning_of_each_window_don_t_keep_the_rest_back() -> None:
     stream = Stream("s", ENGLISH)
     push(stream, loud(60.0))
