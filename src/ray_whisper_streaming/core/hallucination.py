@@ -31,7 +31,7 @@ LOG_PROBABILITY_LIMIT = -1.0
 UNVOICED_LIMITS = ((0.4, -0.6), (0.2, -0.7))
 """The same, two pairs of which either is enough, for streams without voice activity: nothing but Whisper itself says
 that anybody speaks. (`benchmarks/non_speech.py --no-voice-activity`: no word in an hour of noise, with tiny.en and base
-in English; with the limits above tiny.en had 640 words, with the first of these two alone base had 38. What it costs: of
+in English; with the limits above tiny.en had 640 words, with the first of these two alone base had 38. It costs: of
 base's passes over speech in five languages, a second apart, 9 % are dropped instead of 8 %, nearly all at the beginning
 of a stream, and nine recordings in English have 11.1 instead of 11.5 % word errors, which is the same.)"""
 
