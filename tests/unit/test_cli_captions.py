@@ -157,14 +157,20 @@ def test_more_streams_than_lines() -> None:
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_the_table_fits_the_screen(width: int) -> None:
-    captions = [Caption(f"{number} weather_report", audio_s=60.0) for number in range(1, 4)]
+@pytest.mark.parametrize("reference", ["", "one two"])
+def test_the_table_fits_the_screen(width: int, reference: str) -> None:
+    captions = [
+        Caption(f"{number} weather_report", audio_s=60.0, reference=reference, whole=True)
+        for number in range(1, 4)
+    ]
     for number, caption in enumerate(captions):
         caption.receive(committed("one two", 1.0, 2.0), 13.0 + number)
+        caption.done = True
     stats = PoolStats(jobs_done=5, batches=2, batch_size_mean=2.5, inference_s=0.5, queue_wait_s=0.25)
     lines = shown(figures_table(captions, stats, 20.0, "2 Ray workers, tiny.en"), width=width)
     assert lines[0] == "3 streams on 2 Ray workers, tiny.en"
     assert "11.50 / 11.95" in next(line for line in lines if line.startswith(" 1 weather"))
+    assert ("WER %" in " ".join(lines)) is bool(reference)
     everyone = next(line for line in lines if line.startswith(" all"))
     assert everyone.split()[1:3] == ["180.0", "6"]
     text = " ".join(lines)

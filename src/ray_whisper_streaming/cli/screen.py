@@ -113,15 +113,15 @@ def figures_table(captions: Sequence[Caption], stats: PoolStats, wall_s: float, 
     scored = any(rate is not None for rate in rates)
     table.add_column("stream", style="cyan", no_wrap=True, overflow="ellipsis", max_width=NAME_WIDTH)
     headings = ["audio s", "words", *(["WER %"] if scored else []), "commit s\np50 / p95"]
-    headings += ["first shown s\np50 / p95", "updates\nper s"]
-    for heading in headings:
-        width = max(map(len, heading.split("\n")))
-        table.add_column(heading, justify="right", no_wrap=True, min_width=width)
-    for caption in captions:
-        table.add_row(caption.name, *_row(Figures([caption]), scored=scored))
+    headings += ["shown s\np50 / p95", "updates\nper s"]
+    rows = [(caption.name, _row(Figures([caption]), scored=scored)) for caption in captions]
     if len(captions) > 1:
-        table.add_section()
-        table.add_row("all", *_row(Figures(captions), scored=scored))
+        rows.append(("all", _row(Figures(captions), scored=scored)))
+    for heading, *cells in zip(headings, *(figures for _, figures in rows), strict=True):
+        width = max(map(len, [*heading.split("\n"), *cells]))  # names may be cut short, figures not
+        table.add_column(heading, justify="right", no_wrap=True, min_width=width)
+    for number, (name, figures) in enumerate(rows, 1):
+        table.add_row(name, *figures, end_section=number == len(captions))
     return table
 
 
