@@ -107,6 +107,7 @@ def figures_table(captions: Sequence[Caption], stats: PoolStats, wall_s: float, 
         title_style="bold",
         caption_style="dim",
         box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
         pad_edge=False,
     )
     rates = [Figures([caption]).word_error_rate() for caption in captions]
