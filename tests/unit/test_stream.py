@@ -898,6 +898,18 @@ def test_an_utterance_does_not_end_with_a_pass_that_stopped_early() -> None:
     assert [word.text for word in final.words] == [" one", " two"]
 
 
+def test_nobody_need_keep_what_was_read_before_the_rest() -> None:
+    stream = Stream("s", ENGLISH)
+    push(stream, loud(6.0))
+    finish(stream)
+    answer(stream, next_job(stream), Word(" one", 0.1, 1.2))
+    rest = next_job(stream)
+    assert (rest.start_sample / SECOND, rest.prefix) == (1.2, "")
+    assert stream.kept_from_s == 1.2
+    answer(stream, rest, Word(" two", 5.0, 5.9))
+    assert stream.over
+
+
 def test_words_made_up_at_the_beginning_of_each_window_don_t_keep_the_rest_back() -> None:
     stream = Stream("s", ENGLISH)
     push(stream, loud(60.0))

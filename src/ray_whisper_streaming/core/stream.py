@@ -56,7 +56,7 @@ from ray_whisper_streaming.core.hallucination import (
 from ray_whisper_streaming.core.jobs import SAMPLE_RATE, Failure, Int16Samples, Job, Result
 from ray_whisper_streaming.core.languages import LanguageTracker
 from ray_whisper_streaming.core.ledger import Ledger
-from ray_whisper_streaming.core.options import AUTO, MAX_WINDOW_AUDIO_S, StreamOptions
+from ray_whisper_streaming.core.options import AUTO, MAX_WINDOW_AUDIO_S, StreamOptions, TrimmingOptions
 from ray_whisper_streaming.core.pacing import Pace
 from ray_whisper_streaming.core.policy import make_policy
 from ray_whisper_streaming.core.prompting import ContextText
@@ -343,10 +343,10 @@ class Stream:
         end_s = end / SAMPLE_RATE
         unheard = self._leaves_unheard(words, end)
         self._free_pass = bool(job.prefix) and unheard and not words
-        overlong = end_s - self._window_start / SAMPLE_RATE > self.options.trimming.hard_limit_s
-        if self._free_pass and (job.final or overlong):
+        too_long = self._is_too_long(end_s)
+        if self._free_pass and (job.final or too_long):
             return  # the same window once more, without the prefix: no word may be lost here
-        last_chance = job.final or (overlong and self._endpointer is not None)
+        last_chance = job.final or (too_long and self._endpointer is not None)
         if words and unheard and last_chance and self._read_on(words):
             return
         self._decoded_until = end
@@ -551,14 +551,12 @@ class Stream:
     def _read_on(self, words: Sequence[Word]) -> bool:
         """An answer stopped long before the end of a window that won't be heard again: one begins behind its words."""
         start = round(words[-1].end_s * SAMPLE_RATE)
-        start -= start % MEL_HOP
         if start - self._window_start < READ_ON_S * SAMPLE_RATE:
             return False
         self._policy.reset()
         self._commit(words, len(words))
         self._ledger.clear_window()
-        self._window_start = start
-        self._forget(start)
+        self._begin_window(start)
         return True
 
     def _count_committed(self, words: Sequence[Word], end: int, *, heard: bool, busy: bool) -> int:
@@ -569,10 +567,9 @@ class Stream:
             quiet = round(SETTLE_S * SAMPLE_RATE)
             settled = self._endpointer is not None and not self._endpointer.voice.voiced(end - quiet, end)
             count = self._policy.receive(words, audio_end_s=end_s, settled=settled)
-        trimming = self.options.trimming.when_busy() if busy else self.options.trimming
-        if end_s - self._window_start / SAMPLE_RATE > trimming.hard_limit_s:
+        if self._is_too_long(end_s):
             # The window will be trimmed, so what begins in the audio that goes is committed now.
-            forced = sum(word.start_s < end_s - trimming.keep_s for word in words)
+            forced = sum(word.start_s < end_s - self._trimming(busy).keep_s for word in words)
             if forced > count:
                 self._policy.reset()
                 return forced
@@ -589,16 +586,23 @@ class Stream:
 
     def _trim(self, decoded_s: float, *, busy: bool) -> None:
         start_s = self._window_start / SAMPLE_RATE
-        trimming = self.options.trimming
-        cut_s = choose_cut_s(
-            self._ledger.window, start_s, decoded_s, trimming.when_busy() if busy else trimming
-        )
+        cut_s = choose_cut_s(self._ledger.window, start_s, decoded_s, self._trimming(busy))
         if cut_s is not None:
-            cut = round(cut_s * SAMPLE_RATE)
-            self._window_start = cut - cut % MEL_HOP
             self._ledger.trim(cut_s)
-            self._done_until = max(self._done_until, self._window_start)
-            self._forget(self._window_start)
+            self._begin_window(round(cut_s * SAMPLE_RATE))
+
+    def _trimming(self, busy: bool) -> TrimmingOptions:
+        return self.options.trimming.when_busy() if busy else self.options.trimming
+
+    def _is_too_long(self, decoded_s: float) -> bool:
+        """Whether the window, decoded up to there, must be trimmed whatever was committed."""
+        return decoded_s - self._window_start / SAMPLE_RATE > self.options.trimming.hard_limit_s
+
+    def _begin_window(self, sample: int) -> None:
+        """The window begins here from now on: what is before it is decoded, and its words are committed."""
+        self._window_start = sample - sample % MEL_HOP
+        self._done_until = max(self._done_until, self._window_start)
+        self._forget(self._window_start)
 
     def _finish_region(self) -> None:
         region = self._regions.popleft()

@@ -63,9 +63,8 @@ def words_of(tokenizer: TextTokenizer, tokens: Sequence[int], alignment: Alignme
         for text, start, end in zip(texts, starts, ends, strict=True)
     ]
     merged = _drop_leading_marks(_merge_closing(_merge_opening(_shorten_after_pauses(words))))
-    return [
-        word for word in merged if word.text.strip()
-    ]  # behind a prompt Whisper ends some answers with spaces
+    # Behind a prompt Whisper ends some answers with spaces.
+    return [word for word in merged if word.text.strip()]
 
 
 def _drop_leading_marks(words: list[Word]) -> list[Word]:
