@@ -364,7 +364,9 @@ async def test_an_upload_whose_client_vanishes(stream: str) -> None:
 
 async def test_too_large_an_upload() -> None:
     async with served(words=WORDS, max_upload_bytes=100_000) as server:
-        body, headers = form({"model": "whisper-1"}, bytes(2_000_000))
+        body, headers = form(
+            {"model": "whisper-1"}, bytes(8_000_000)
+        )  # more than sockets hold: all is to be read
         url = f"{server.http}/v1/audio/transcriptions"
         announced = await fetch(url, body, **headers)
         assert (announced.status, announced.json()["error"]["code"]) == (413, "too_large")
@@ -375,6 +377,13 @@ async def test_too_large_an_upload() -> None:
             f"{head}Content-Type: {headers['Content_Type']}\r\n\r\n{len(body):x}\r\n".encode() + body
         )
         assert b"413" in await asyncio.wait_for(reader.readline(), 10)
+        writer.close()
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        head = f"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+        writer.write(
+            f"{head}Content-Type: {headers['Content_Type']}\r\nExpect: 100-continue\r\n\r\n".encode()
+        )
+        assert b"413" in await asyncio.wait_for(reader.readline(), 10)  # and no invitation to send it
         writer.close()
         assert not server.gateway.sessions
 

@@ -7,6 +7,7 @@ session as fast as the pool takes it: of a long one, memory never holds more tha
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, TypeVar
@@ -52,6 +53,9 @@ MAX_FIELDS = 200
 MAX_FIELD_BYTES = 64 * 1024
 FORM_BYTES = 1024 * 1024
 """What a form may hold besides its recording."""
+
+DISCARD_S = 2.0
+"""How long the rest of a body that is refused is read for nothing."""
 
 OWNER = "ray-whisper-streaming"
 
@@ -289,12 +293,27 @@ async def _read_form(gateway: Gateway, request: Request) -> FormData:
     too_large = _Failed(413, f"uploads may have {gateway.config.max_upload_bytes} bytes", code="too_large")
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > limit:
+        if "expect" not in request.headers:  # who waits for a "100 Continue" sends nothing before the answer
+            await _discard(request.receive)
         raise too_large
     limited = Request(request.scope, _limited(request.receive, limit, too_large))
     try:
         return await limited.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
     except HTTPException as error:
         raise _Failed(400, error.detail, code="invalid_form") from None
+
+
+async def _discard(receive: Receive) -> None:
+    """Read a body for nothing, for a while: clients that send all before they read would lose the answer with the
+    connection, which is closed on what was not read.
+    """
+
+    async def read() -> None:
+        while (message := await receive())["type"] == "http.request" and message.get("more_body"):
+            pass
+
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(read(), DISCARD_S)
 
 
 def _limited(receive: Receive, limit: int, too_large: _Failed) -> Receive:
