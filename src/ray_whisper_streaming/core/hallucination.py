@@ -30,10 +30,10 @@ LOG_PROBABILITY_LIMIT = -1.0
 
 UNVOICED_LIMITS = ((0.4, -0.6), (0.2, -0.7))
 """The same, two pairs of which either is enough, for streams without voice activity: nothing but Whisper itself says
-that anybody speaks. (`benchmarks/non_speech.py --no-voice-activity`: no word in an hour of noise, with tiny.en and base
-in English; with the limits above tiny.en had 640 words, with the first of these two alone base had 38. It costs: of
-base's passes over speech in five languages, a second apart, 9 % are dropped instead of 8 %, nearly all at the beginning
-of a stream, and nine recordings in English have 11.1 instead of 11.5 % word errors, which is the same.)"""
+that anybody speaks. (`benchmarks/non_speech.py --no-voice-activity`: no word in an hour of noise, with tiny.en and with
+base in English, German, French; with the limits above tiny.en had 640, with the first of these two alone base had 38.
+It costs: of base's passes over speech in five languages, a second apart, 9 % are dropped instead of 8 %, nearly all at
+the beginning of a stream, and nine recordings in English have 11.1 instead of 11.5 % word errors: the same.)"""
 
 PROMPTED_LIMIT = (0.3, -0.6)
 """One more for those of them that have a prompt, hotwords or context: behind text Whisper expects more of it. (tiny.en,
