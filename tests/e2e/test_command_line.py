@@ -70,6 +70,7 @@ def test_help_loads_no_runtime() -> None:
         (["--language", "xx", "--model", "base"], "language is 'xx'"),
         (["--rate", "100"], "sample_rate is 100"),
         (["--beam-size", "30"], "--beam-size"),
+        (["--temperature", "1.5"], "--temperature"),
         (["--min-speech-s", "-1"], "min_speech_s is -1"),
         (["--min-silence-s", "0"], "min_silence_s is 0"),
         (["--sentence-silence-s", "0"], "sentence_silence_s is 0"),

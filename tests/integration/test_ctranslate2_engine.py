@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from tests.helpers.decoding import SECOND, errors, result
 
-from ray_whisper_streaming.core.jobs import Failure, Int16Samples, Job
+from ray_whisper_streaming.core.jobs import DecodeOptions, Failure, Int16Samples, Job
 from ray_whisper_streaming.core.transcript import join_text, normalise
 from ray_whisper_streaming.engines.ctranslate2 import CTranslate2Engine
 from ray_whisper_streaming.errors import ConfigurationError, ModelNotFound
@@ -185,6 +185,20 @@ def test_beams_decode_as_well(english: CTranslate2Engine, recordings):
     asked = replace(asked, options=replace(asked.options, beam_size=5))
     found = spoken(join_text(result(english.transcribe([asked])[0]).words))
     assert errors(found, spoken(text)[: len(found)]) <= 2
+
+
+def test_at_a_temperature_words_come_out_and_others_each_time(english: CTranslate2Engine, recordings):
+    def decoded(temperature: float) -> list[list[str]]:
+        options = DecodeOptions(temperature=temperature, beam_size=1)
+        jobs = [job(name, audio, 0.0, 8.0, options=options) for name, (audio, _) in recordings.items()]
+        return [
+            [normalise(word.text) for word in result(outcome).words] for outcome in english.transcribe(jobs)
+        ]
+
+    for heard, (_, said) in zip(decoded(0.5), recordings.values(), strict=True):
+        assert errors(heard[:8], [normalise(word) for word in said.split()[:8]]) <= 2
+    assert len({str(decoded(1.0)) for _ in range(5)}) > 1
+    assert decoded(0.001) == decoded(0.0), "so near to 0 every sample is greedy"
 
 
 def test_languages_and_tasks_share_a_batch(multilingual: CTranslate2Engine, recordings):

@@ -159,6 +159,40 @@ def test_each_result_is_the_same_alone_and_in_any_batch(english: OnnxEngine, sam
                 assert word.probability == pytest.approx(other.probability, abs=1e-3)
 
 
+def test_a_temperature_of_0_is_none(english: OnnxEngine, samples: list[Clip]):
+    plain, cold = (
+        english.transcribe(
+            [job(f"{clip.name} {name}", clip.audio, 0.0, 8.0, options=options) for clip in samples]
+        )
+        for name, options in {
+            "plain": DecodeOptions(beam_size=5),
+            "cold": DecodeOptions(beam_size=5, temperature=0.0),
+        }.items()
+    )
+    assert all(len(words(one)) > 10 for one in plain)
+    assert [result(one).words for one in cold] == [result(one).words for one in plain]
+
+
+def test_at_a_temperature_words_come_out_and_are_the_same_alone_and_in_a_batch(
+    english: OnnxEngine, samples: list[Clip]
+):
+    # One beam is not enough to draw from: there are five samples all the same.
+    warm = DecodeOptions(temperature=0.5, beam_size=1)
+    jobs = [job(clip.name, clip.audio, 0.0, 8.0, options=warm) for clip in samples]
+    together = english.transcribe(jobs)
+    for clip, outcome in zip(samples, together, strict=True):
+        wanted = [normalise(word) for word in clip.text.split()[:8]]
+        assert errors(spoken(outcome)[:8], wanted) <= 1, clip.name
+    alone = [english.transcribe([replace(one, stream_id=f"{one.job_id} alone")])[0] for one in jobs]
+    assert list(map(words, alone)) == list(map(words, together))
+    turned = english.transcribe([replace(one, stream_id=f"{one.job_id} turned") for one in jobs[::-1]])
+    assert list(map(words, turned)) == list(map(words, together[::-1]))
+    # The same audio elsewhere in its stream is drawn anew. (At the highest temperature, where it shows most.)
+    warmest = replace(jobs[0], options=DecodeOptions(temperature=1.0))
+    moved = [replace(warmest, stream_id=f"moved {start}", start_sample=start * SECOND) for start in range(6)]
+    assert len({tuple(words(outcome)) for outcome in english.transcribe(moved)}) > 1
+
+
 def test_a_forced_prefix_stands_first_and_is_not_counted(english: OnnxEngine, samples: list[Clip]):
     audio = next(clip.audio for clip in samples if "weather" in clip.name)
     free, forced = english.transcribe(

@@ -19,6 +19,7 @@ from ray_whisper_streaming.bench.material import Clip
 from ray_whisper_streaming.core.jobs import DecodeOptions, Failure, Int16Samples
 from ray_whisper_streaming.engines.ctranslate2 import CTranslate2Engine
 from ray_whisper_streaming.engines.factory import engine_factory_for
+from ray_whisper_streaming.engines.onnx.engine import OnnxEngine
 from ray_whisper_streaming.engines.torch.engine import TorchEngine
 from ray_whisper_streaming.errors import ConfigurationError, ModelNotFound
 from ray_whisper_streaming.media import decode_file
@@ -68,6 +69,17 @@ def test_five_beams_find_what_those_of_ctranslate2_do(english, samples: list[Cli
     five = DecodeOptions(window_s=10, beam_size=5)
     jobs = [replace(one, options=five) for one in cuts([clip.audio for clip in samples], 6.0)[1::5]]
     check(ours.transcribe(jobs), theirs.transcribe(jobs))
+
+
+def test_at_a_temperature_the_samples_are_those_of_the_engine_on_onnx_runtime(english, samples: list[Clip]):
+    ours, _ = english
+    other = OnnxEngine("tiny.en", compute_type="float32")
+    other.warm_up()
+    warm = DecodeOptions(window_s=10, temperature=0.5, beam_size=1)
+    jobs = [replace(one, options=warm) for one in cuts([clip.audio for clip in samples], 6.0)[1::5]]
+    assert len(jobs) >= 3
+    check(ours.transcribe(jobs), other.transcribe(jobs))
+    other.close()
 
 
 def heads(speech_dir: Path, paths: Sequence[str], seconds: float) -> list[Int16Samples]:

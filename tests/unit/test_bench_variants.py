@@ -24,6 +24,7 @@ def test_fields_of_all_options_are_read_in_their_types():
 
 def test_what_is_not_written_keeps_its_default():
     assert parse_variant("beam_size=2").options("en") == StreamOptions(language="en", beam_size=2)
+    assert parse_variant("temperature=0.4").options("en") == StreamOptions(language="en", temperature=0.4)
 
 
 def test_it_may_name_a_language_for_all_clips_and_have_a_name():
@@ -43,6 +44,7 @@ def test_it_may_name_a_language_for_all_clips_and_have_a_name():
         ("commit_delay_s=soon", "commit_delay_s is 'soon'; it must be a number"),
         ("commit_delay_s=11", "commit_delay_s is 11.0; it must be from 0 to 10"),
         ("commit_delay_s=nan", "commit_delay_s is nan; it must be from 0 to 10"),
+        ("temperature=2", "temperature is 2.0; it must be from 0 to 1"),
         ("beam_size=2.5", "beam_size is '2.5'; it must be a whole number"),
         ("keep_s=22", "trim_after_s is 22.0; it must be from 22.5 to 27"),
         ("context=perhaps", "context is 'perhaps'; it must be one of true, yes"),

@@ -137,6 +137,7 @@ def test_every_option_arrives() -> None:
         "commit_delay": 0.7,
         "update_interval": 0.9,
         "beam_size": 2,
+        "temperature": 0.3,
         "voice_activity": False,
         "endpointing": {"threshold": 0.2, "min_speech": 0.1, "min_silence": 0.1, "sentence_silence": 0.07},
         "trim_at": "sentence",
@@ -148,7 +149,8 @@ def test_every_option_arrives() -> None:
     assert (options.model, options.allowed_languages, options.task) == ("base", ("de", "en"), "translate")
     assert (options.prompt, options.hotwords, options.context) == ("A call.", "Fritzbox, Vodafone", True)
     assert (options.policy, options.commit_delay_s, options.update_interval_s) == ("agreement", 0.7, 0.9)
-    assert (options.beam_size, options.voice_activity, options.max_utterance_s) == (2, False, 20)
+    assert (options.beam_size, options.temperature) == (2, 0.3)
+    assert (options.voice_activity, options.max_utterance_s) == (False, 20)
     assert options.trimming.at == "sentence"
     endpointing = options.endpointing
     assert (endpointing.threshold, endpointing.min_speech_s, endpointing.min_silence_s) == (0.2, 0.1, 0.1)
@@ -157,7 +159,9 @@ def test_every_option_arrives() -> None:
     assert endpointing.end_padding_s <= 0.1
 
 
-@pytest.mark.parametrize("field", [{"language": "xx"}, {"update_interval": 0.0}, {"beam_size": 99}])
+@pytest.mark.parametrize(
+    "field", [{"language": "xx"}, {"update_interval": 0.0}, {"beam_size": 99}, {"temperature": 2}]
+)
 def test_values_out_of_range_are_the_librarys_error(field: dict[str, Any]) -> None:
     command = ServerSide().receive(json.dumps({"type": "options", **field}))
     assert isinstance(command, Options)

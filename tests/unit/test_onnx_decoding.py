@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -66,12 +67,14 @@ def decode(
     requests: Sequence[Request],
     *,
     beam_size: int = 1,
+    temperature: float = 0.0,
 ) -> list[Transcript]:
     return decode_with_beams(
         OnnxSteps(decoder, copied(cross, rows), RULES),
         requests,
         beam_size=beam_size,
         end_of_text=END_OF_TEXT,
+        temperature=temperature,
     )
 
 
@@ -177,6 +180,22 @@ def test_beams_of_a_row_are_the_same_alone_and_in_any_batch(
         assert transcript.tokens == alone.tokens
         assert transcript.finished == alone.finished
         np.testing.assert_allclose(transcript.probabilities, alone.probabilities, atol=1e-4)
+
+
+@settings(max_examples=25)
+@given(asked=st.lists(requests, min_size=2, max_size=5), order=st.randoms())
+def test_samples_of_a_row_are_the_same_alone_and_in_any_batch_and_attend_as_one_forward_pass_does(
+    decoder: Decoder, windows: CrossCache, asked: list[Request], order
+):
+    rows = list(range(len(asked)))
+    order.shuffle(rows)
+    seeded = [replace(request, seed=row) for row, request in enumerate(asked)]
+    together = decode(decoder, windows, rows, [seeded[row] for row in rows], beam_size=5, temperature=1.0)
+    for row, transcript in zip(rows, together, strict=True):
+        [alone] = decode(decoder, windows, [row], [seeded[row]], beam_size=5, temperature=1.0)
+        assert transcript.tokens == alone.tokens
+        assert transcript.path == alone.path
+        check_transcript(transcript, asked[row], HEARD[row], row)
 
 
 def test_a_row_that_loops_is_stopped(decoder: Decoder, windows: CrossCache):

@@ -43,7 +43,7 @@ def test_defaults() -> None:
     request = parse()
     assert (request.form, request.stream, request.model) == ("json", False, "tiny.en")
     assert (request.options.model, request.options.task, request.options.tenant) == (None, "transcribe", "t")
-    assert request.options.update_interval_s == 10.0
+    assert (request.options.update_interval_s, request.options.temperature) == (10.0, 0.0)
 
 
 def test_all_fields() -> None:
@@ -63,6 +63,7 @@ def test_all_fields() -> None:
     assert request.options.hotwords == "Ada, Grace"
     assert request.options.allowed_languages == ("de", "en")
     assert (request.options.model, request.options.prompt) == ("base", "Hm.")
+    assert request.options.temperature == 0.2
 
 
 def test_translation_is_never_streamed() -> None:
@@ -97,6 +98,9 @@ def test_chunking(fields: dict[str, str]) -> None:
         ("stream", {"stream": "perhaps"}),
         ("temperature", {"temperature": "nan"}),
         ("temperature", {"temperature": "-1"}),
+        ("temperature", {"temperature": "1.1"}),
+        ("temperature", {"temperature": "warm"}),
+        ("temperature", {"temperature": ""}),
         ("include", {"include": "usage"}),
         ("include", {"include": "logprobs", "response_format": "text"}),
         ("timestamp_granularities", {"timestamp_granularities[]": "word"}),
@@ -147,8 +151,18 @@ def test_verbose() -> None:
         (0, " Hé, you.", 0.5, 1.25),
         (1, " Go", 3.0, 3.3),
     ]
+    assert {each["temperature"] for each in segments} == {0.0}
     assert segments[0]["avg_logprob"] == pytest.approx(-0.4581, abs=1e-4)
     TranscriptionVerbose.model_validate({**body, "segments": segments}, strict=True)
+
+
+def test_a_verbose_answer_tells_its_temperature() -> None:
+    body = verbose_body(HEARD, parse(response_format="verbose_json", temperature="0.4"))
+    assert [each["temperature"] for each in body["segments"]] == [0.4, 0.4]
+    base = StreamOptions(temperature=0.3)
+    for given, wanted in (((), 0.3), ((("temperature", "0"),), 0.0)):
+        request = TranscriptionRequest.parse([("model", "tiny.en"), *given], MODELS, base)
+        assert request.options.temperature == wanted
 
 
 def test_a_translation_is_english() -> None:

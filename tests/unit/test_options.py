@@ -39,6 +39,9 @@ WRONG: list[tuple[type, str, Any]] = [
     (StreamOptions, "agreement_passes", 1),
     (StreamOptions, "update_interval_s", 0.01),
     (StreamOptions, "beam_size", 0),
+    (StreamOptions, "temperature", -0.1),
+    (StreamOptions, "temperature", 1.1),
+    (StreamOptions, "temperature", math.nan),
     (StreamOptions, "max_utterance_s", 0.5),
     (StreamOptions, "max_buffer_s", 10.0),
     (StreamOptions, "max_buffer_s", math.nan),
@@ -87,6 +90,7 @@ def test_passes_further_apart_than_was_asked_for_say_that_the_pool_is_busy() -> 
 
 
 def test_decode_options_are_what_batches_must_share() -> None:
-    one = StreamOptions(beam_size=5, language="de", prompt="Hallo")
-    assert one.decode_options == StreamOptions(beam_size=5).decode_options
-    assert one.decode_options != StreamOptions().decode_options
+    one = StreamOptions(beam_size=5, temperature=0.5, language="de", prompt="Hallo")
+    assert one.decode_options == StreamOptions(beam_size=5, temperature=0.5).decode_options
+    for other in (StreamOptions(), StreamOptions(beam_size=5), StreamOptions(temperature=0.5)):
+        assert one.decode_options != other.decode_options

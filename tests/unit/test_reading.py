@@ -16,7 +16,7 @@ from tests.support.answering import AnsweringASR
 
 from ray_whisper_streaming.compat.asr import RecognizerASR
 from ray_whisper_streaming.compat.reading import LOOK_BACK_S, MAX_WINDOW, Place
-from ray_whisper_streaming.core.jobs import SAMPLE_RATE, Job, Result
+from ray_whisper_streaming.core.jobs import SAMPLE_RATE, DecodeOptions, Job, Result
 from ray_whisper_streaming.core.transcript import Word
 from ray_whisper_streaming.errors import EngineError
 from ray_whisper_streaming.media import decode_file
@@ -47,12 +47,14 @@ def one_a_second(job: Job, until_s: float = 1e9) -> list[Word]:
 
 def test_what_an_answer_leaves_at_its_end_is_asked_for_again() -> None:
     asr = AnsweringASR(lambda job: one_a_second(job, until_s=105.0 if job.start_sample == 1_600_000 else 1e9))
+    asr.beam_size, asr.temperature = 3, 0.2
     words = read(asr, SPEECH[: 12 * SAMPLE_RATE], "Before.", Place("s", 100 * SAMPLE_RATE))
     assert words == [(float(i), i + 0.9, f" w{100 + i}") for i in range(12)]
     assert [bounds(job) for job in asr.jobs] == [(100.0, 112.0), (104.9, 112.0)]
     assert [job.context for job in asr.jobs] == ["Before.", " w100 w101 w102 w103 w104"]
     assert asr.jobs[0].stream_id == "s"
     assert all(job.hurried for job in asr.jobs)
+    assert {job.options for job in asr.jobs} == {DecodeOptions(beam_size=3, temperature=0.2)}
     assert asr.jobs[1].stream_id != "s", "what the engine remembers of the stream stays"
 
 

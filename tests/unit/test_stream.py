@@ -262,6 +262,7 @@ def test_a_job_says_all_that_a_worker_needs() -> None:
         prompt="Namen: Ada.",
         hotwords="Lovelace",
         beam_size=3,
+        temperature=0.5,
         tenant="acme",
         allowed_languages=("de", "en"),
         voice_activity=False,
@@ -272,7 +273,7 @@ def test_a_job_says_all_that_a_worker_needs() -> None:
     assert (job.stream_id, job.model, job.language, job.task) == ("call 7", "base", "de", "translate")
     assert (job.context, job.hotwords, job.tenant) == ("", "Namen: Ada. Lovelace", "acme")
     assert job.allowed_languages == ("de", "en")
-    assert job.options.beam_size == 3
+    assert (job.options.beam_size, job.options.temperature) == (3, 0.5)
     assert (job.start_sample, len(job.audio), job.final) == (0, SECOND, False)
     assert job.deadline == 5.0 + options.update_interval_s
 

@@ -72,6 +72,7 @@ class StrictBackend:
     sources: list[list[int | None]] = field(default_factory=list)
     generated: list[int] = field(default_factory=list)
     beams: list[tuple[int, int]] = field(default_factory=list)
+    drawn: list[tuple[float, list[int]]] = field(default_factory=list)
     aligned: list[tuple[tuple[int, ...], int]] = field(default_factory=list)
 
     def encode(
@@ -95,14 +96,17 @@ class StrictBackend:
     def detect_languages(self, encoded: list[tuple[float, int]]) -> list[dict[str, float]]:
         return [{"de": 0.6, "en": 0.3, "ja": 0.1} for _ in encoded]
 
-    def generate(self, encoded, prompts, prefixes, *, max_tokens, beam_size, suppress_blank):
+    def generate(
+        self, encoded, prompts, prefixes, *, max_tokens, beam_size, suppress_blank, temperature, seeds
+    ):
         if not self.ragged and len({prompt.index(EOT + 3) for prompt in prompts}) > 1:
             raise ValueError("prompts differ in the position of the start of transcript")
-        assert len(encoded) == len(prompts) == len(prefixes)
+        assert len(encoded) == len(prompts) == len(prefixes) == len(seeds)
         if any(self.poison(value) for value, _ in encoded):
             raise RuntimeError("out of memory")
         self.generated.append(len(prompts))
         self.beams.append((beam_size, len(prompts)))
+        self.drawn.append((temperature, list(seeds)))
         answers = []
         for (value, frames), prefix in zip(encoded, prefixes, strict=True):
             said = [*prefix, *(ord(char) for char in self.say(value, frames))]
@@ -153,6 +157,7 @@ def make(backend: StrictBackend, **options: int) -> StrictEngine:
         backend.sources,
         backend.generated,
         backend.beams,
+        backend.drawn,
         backend.aligned,
     ):
         calls.clear()
@@ -205,6 +210,50 @@ def test_a_hurried_job_gets_fewer_beams_unless_it_says_how_many():
         ]
     )
     assert backend.beams == [(8, 2), (4, 2), (5, 1)]
+
+
+def test_a_job_with_a_temperature_gets_five_samples_at_least():
+    backend = StrictBackend()
+    warm = {beam_size: DecodeOptions(temperature=0.4, beam_size=beam_size) for beam_size in (None, 1, 5, 6)}
+    make(backend).transcribe(
+        [
+            job("a", options=warm[None]),
+            job("b", options=warm[None], hurried=True),
+            job("c", options=warm[1]),
+            job("d", options=warm[5]),
+            job("e", options=warm[6]),
+            job("f", options=DecodeOptions(beam_size=5)),
+        ]
+    )
+    assert backend.beams == [(8, 1), (5, 3), (6, 1), (5, 1)]
+    assert [temperature for temperature, _ in backend.drawn] == [0.4, 0.4, 0.4, 0.0]
+
+
+def test_what_is_drawn_for_a_job_depends_on_its_audio_and_place_alone():
+    backend = StrictBackend(ragged=True)
+    engine = make(backend)
+    warm = DecodeOptions(temperature=0.4)
+    jobs = [
+        job("a", options=warm),
+        job("b", options=warm),
+        job("a", options=warm, language="de", context="some"),
+        job("a", options=warm, start_sample=16_000),
+    ]
+    engine.transcribe(jobs)
+    engine.transcribe(jobs[:1])
+    engine.transcribe([job("a")])
+    [(_, [first, other, same, later]), (_, [alone]), cold] = backend.drawn
+    assert first == same == alone
+    assert len({first, other, later}) == 3
+    assert cold == (0.0, [0])
+
+
+def test_a_second_try_keeps_the_temperature_and_draws_anew():
+    backend = StrictBackend(say=lambda value, frames: " ok" if frames == 3000 else ENDLESS)
+    make(backend).transcribe([job("a", options=DecodeOptions(temperature=0.4))])
+    [(before, [first]), (after, [second])] = backend.drawn
+    assert before == after == 0.4
+    assert first != second
 
 
 def test_what_differs_between_streams_is_sorted_into_groups_and_changes_no_result():
@@ -260,6 +309,8 @@ def test_the_language_is_detected_among_those_allowed():
         {"task": "sing"},
         {"options": DecodeOptions(window_s=31)},
         {"options": DecodeOptions(beam_size=0)},
+        {"options": DecodeOptions(temperature=1.5)},
+        {"options": DecodeOptions(temperature=float("nan"))},
     ],
     ids=lambda bad: next(iter(bad)),
 )

@@ -147,6 +147,10 @@ def transcribe(
         int | None,
         typer.Option(min=1, max=20, help="1 is greedy; more is slower. [default: the engine's choice]"),
     ] = None,
+    temperature: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help="Above 0 words are drawn at random; the higher, the more."),
+    ] = DEFAULTS.temperature,
     update_interval: Annotated[
         float | None,
         typer.Option(
@@ -217,6 +221,7 @@ def transcribe(
             hotwords=hotwords,
             policy=policy.value,
             beam_size=beam_size,
+            temperature=temperature,
             update_interval_s=update_interval or interval_s,
             voice_activity=vad,
             endpointing=Endpointing(

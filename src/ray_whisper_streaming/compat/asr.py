@@ -62,6 +62,7 @@ class RecognizerASR:
     Attributes:
         sep: what joins words: nothing, they carry their own leading space.
         beam_size: 1 is greedy; None is the engine's choice. The original always used 5.
+        temperature: 0 to 1; above 0 words are drawn at random, and passes agree less.
     """
 
     sep = ""
@@ -72,6 +73,7 @@ class RecognizerASR:
         self.original_language = lan
         self.logfile = logfile
         self.beam_size: int | None = None
+        self.temperature = 0.0
         self._task: Task = "transcribe"
         self._language = LanguageTracker(None if lan == AUTO else lan)
 
@@ -143,7 +145,7 @@ class RecognizerASR:
             language=self._language.language,
             task=self._task,
             context=reading.prompt,
-            options=DecodeOptions(beam_size=self.beam_size),
+            options=DecodeOptions(beam_size=self.beam_size, temperature=self.temperature),
             hurried=True,  # programs step on, however busy the pool: nothing would make up for dearer passes
         )
 

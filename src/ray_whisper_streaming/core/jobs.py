@@ -62,11 +62,13 @@ class DecodeOptions:
 
     Attributes:
         beam_size: 1 is greedy; None is the engine's own choice.
+        temperature: 0 to 1; 0 searches for the likeliest text, more draws it at random.
         suppress_blank: forbid an empty answer as the first token.
         window_s: window length in seconds, or None for the bucket that fits the audio.
     """
 
     beam_size: int | None = None
+    temperature: float = 0.0
     suppress_blank: bool = True
     window_s: int | None = None
 

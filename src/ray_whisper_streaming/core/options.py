@@ -162,6 +162,8 @@ class StreamOptions:
         trimming: how the window is kept short.
         beam_size: 1 is greedy; None is the engine's choice: 8 where beams are cheap (ONNX Runtime on a CPU) and 4
             while the pool is busy, else 1.
+        temperature: 0 searches for the likeliest text. Above, up to 1, it is drawn at random, the higher the freer, and
+            the best of ``beam_size`` samples (at least 5) is the answer.
         max_utterance_s: a longer utterance is reported in parts, at sentence ends where possible.
         max_buffer_s: audio waiting for the pool, in seconds; beyond it, pushing waits or is refused.
         tenant: on whose account the stream runs; the pool is fair between tenants.
@@ -182,6 +184,7 @@ class StreamOptions:
     endpointing: EndpointingOptions = field(default_factory=EndpointingOptions)
     trimming: TrimmingOptions = field(default_factory=TrimmingOptions)
     beam_size: int | None = None
+    temperature: float = 0.0
     max_utterance_s: float = 60.0
     max_buffer_s: float = 120.0
     tenant: str = ""
@@ -200,6 +203,7 @@ class StreamOptions:
         check_range("update_interval_s", self.update_interval_s, 0.1, 20.0)
         if self.beam_size is not None:
             check_range("beam_size", self.beam_size, 1, 20)
+        check_range("temperature", self.temperature, 0.0, 1.0)
         check_range("max_utterance_s", self.max_utterance_s, 1.0)
         # Less could be full before the next pass is due, and nothing would ever make room.
         check_range("max_buffer_s", self.max_buffer_s, 2 * MAX_WINDOW_AUDIO_S)
@@ -207,7 +211,7 @@ class StreamOptions:
     @property
     def decode_options(self) -> DecodeOptions:
         """What must be equal for this stream's jobs to share a batch with others."""
-        return DecodeOptions(beam_size=self.beam_size)
+        return DecodeOptions(beam_size=self.beam_size, temperature=self.temperature)
 
     def busy(self, step_s: float) -> bool:
         """Whether the pool is busy, to go by how far apart it lets passes be.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
@@ -49,6 +50,11 @@ class Source:
     def frames(self) -> int:
         """Mel frames of its audio."""
         return len(self.audio) // HOP
+
+    @property
+    def seed(self) -> int:
+        """Of what is drawn for it: the same for the same audio in the same place alone."""
+        return zlib.crc32(self.audio.tobytes(), self.start_sample)
 
 
 def spectrograms(cache: MelCache, sources: Sequence[Source], padded_frames: Sequence[int]) -> list[Float32]:
@@ -118,11 +124,21 @@ class Backend(Protocol[Encoded]):
         max_tokens: Sequence[int],
         beam_size: int,
         suppress_blank: bool,
+        temperature: float,
+        seeds: Sequence[int],
     ) -> list[Generated]:
         """Decode each row behind its prompt (of equal length, if not `ragged`) and prefix (of any).
 
-        ``max_tokens``: what each row may have, prefix included. More is allowed where a runtime knows one limit for
-        all.
+        Args:
+            encoded: the windows.
+            prompts: of each row.
+            prefixes: of each row.
+            max_tokens: what each row may have, prefix included. More is allowed where a runtime knows one limit for
+                all.
+            beam_size: beams of each row; 1 is greedy.
+            suppress_blank: forbid an empty answer as the first token.
+            temperature: above 0, so many samples are drawn for each row instead, and the best is the answer.
+            seeds: of what is drawn for each row, where a runtime has a random generator for each.
         """
         ...
 

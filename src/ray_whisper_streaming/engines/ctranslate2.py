@@ -22,6 +22,7 @@ from ray_whisper_streaming.core.jobs import Task
 from ray_whisper_streaming.engines.backend import SECONDS_PER_POSITION, Generated, Source, spectrograms
 from ray_whisper_streaming.engines.mel import MelCache
 from ray_whisper_streaming.engines.models import resolve_model
+from ray_whisper_streaming.engines.search import candidate_count
 from ray_whisper_streaming.engines.tokenizers import VOCABULARY, Vocabulary
 from ray_whisper_streaming.engines.tokens import TextTokenizer
 from ray_whisper_streaming.engines.window_engine import LoadedModel, WindowEngine
@@ -157,15 +158,27 @@ class _Backend:
         max_tokens: Sequence[int],
         beam_size: int,
         suppress_blank: bool,
+        temperature: float,
+        seeds: Sequence[int],
     ) -> list[Generated]:
+        """See `Backend.generate`. CTranslate2 has one random generator per thread: the seeds have no effect, and what
+        is drawn depends on the other rows and on the calls before.
+        """
         # CTranslate2 stops at min(max_length / 2, max_length - tokens before the last of the prompt): this
         # makes both at least the most that a row may have.
         most = max(max_tokens)
         max_length = max(2 * most, len(prompts[0]) + most)
+        # With one beam and several hypotheses each is a sample of its own; they come best by length first.
+        sampling = {
+            "beam_size": 1,
+            "num_hypotheses": beam_size,
+            "sampling_topk": candidate_count(beam_size),
+            "sampling_temperature": temperature,
+        }
         answers = self._whisper.generate(
             encoded,
             [[*prompt, *prefix] for prompt, prefix in zip(prompts, prefixes, strict=True)],
-            beam_size=beam_size,
+            **(sampling if temperature > 0 else {"beam_size": beam_size}),
             max_length=max_length,
             return_no_speech_prob=True,
             suppress_blank=suppress_blank,

@@ -2,13 +2,14 @@
 
 A runtime computes (`Steps`); what is kept of it is decided here. The whole prompt, forced prefix included, goes through
 the decoder in one pass, once per row; only new tokens are stepped, once per beam. A row that is done leaves the batch.
-One beam is greedy decoding.
+One beam is greedy decoding. With a temperature beams are samples, each of which goes its own way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -60,12 +61,14 @@ class Request:
         start: where among them the start of transcript stands.
         prefix: what the answer must begin with.
         max_tokens: of the answer, prefix included.
+        seed: of what is drawn for it, from 0 on.
     """
 
     prompt: Sequence[int] = field(repr=False)
     start: int
     prefix: Sequence[int] = field(repr=False)
     max_tokens: int
+    seed: int = 0
 
 
 @dataclass(slots=True)
@@ -146,21 +149,29 @@ def decode_with_beams(
     *,
     beam_size: int,
     end_of_text: int,
+    temperature: float = 0.0,
     length_penalty: float = 1.0,
     patience: float = 1.0,
 ) -> list[Transcript]:
     """Decode each row to its end: until enough of its beams ended, or none can become better than the best that did.
+
+    With a temperature above 0 each beam is a sample: it draws every token from those it was offered, with chances
+    proportional to their probabilities to the power of 1 / temperature. These are the `candidate_count` likeliest, not
+    the whole vocabulary ("top-k sampling"): one beam is offered one token, so that there is nothing to draw. The best
+    sample is the answer, as the best beam is (OpenAI's ``best_of``). What is drawn depends on the row's seed alone.
 
     Args:
         steps: what computes.
         requests: what is asked.
         beam_size: beams of each row.
         end_of_text: its token.
+        temperature: 0 searches for the best; the higher, the more is left to chance.
         length_penalty: answers are compared by the sum of their new tokens' logarithms over their number to this
             power: 0 favours short ones, 1 compares means.
         patience: so many times the beams must end.
     """
-    rules = _Rules(end_of_text, beam_size, length_penalty, max(1, round(beam_size * patience)))
+    rules = _Rules(end_of_text, beam_size, temperature, length_penalty, max(1, round(beam_size * patience)))
+    offered = _drawn if temperature > 0 else _ranked
     candidates, no_speech = steps.begin(requests, beam_size)
     rows = [
         _Row(
@@ -177,7 +188,9 @@ def decode_with_beams(
     live = rows
     while True:
         # One entry per live row: where its new beams come from.
-        followed = [row.grow(ranked) for row, ranked in zip(live, _ranked(live, candidates), strict=True)]
+        followed = [
+            row.grow(ranked) for row, ranked in zip(live, offered(live, candidates, rules), strict=True)
+        ]
         staying = [place for place, parents in enumerate(followed) if parents]
         if not staying:
             break
@@ -202,6 +215,7 @@ class _Rules:
 
     end_of_text: int
     beam_size: int
+    temperature: float
     length_penalty: float
     enough: int
 
@@ -238,6 +252,7 @@ class _Row:
     def __init__(self, request: Request, transcript: Transcript, rules: _Rules) -> None:
         self._cap = request.max_tokens
         self._forced = len(request.prefix)
+        self._seed = request.seed
         self._rules = rules
         self.beams = [_Beam(transcript)]
         # The score by its length, and what it is.
@@ -248,8 +263,13 @@ class _Row:
         """The best that ended."""
         return max(self._ended, key=lambda ended: ended[0])[1]
 
+    @cached_property
+    def dice(self) -> np.random.Generator:
+        """Its own, so that what others draw doesn't matter."""
+        return np.random.default_rng(self._seed)
+
     def grow(self, candidates: Iterable[_Candidate]) -> list[int]:
-        """Go on with the best of all candidates, which come best first.
+        """Go on with the best of all candidates, which come best first, or with what each sample drew.
 
         Returns:
             the beam that each new one came from; none where the row is done.
@@ -279,7 +299,7 @@ class _Row:
                 parents.append(parent)
                 if len(grown) == rules.beam_size:
                     break
-        if len(self._ended) >= rules.enough or not grown or not self._hopeful(grown[0]):
+        if len(self._ended) >= rules.enough or not any(map(self._hopeful, grown)):
             return []
         # All rows have the same number of beams: the last is repeated, without a chance, where too little may follow.
         while len(grown) < rules.beam_size:
@@ -303,7 +323,7 @@ class _Row:
         return score / max(1, tokens) ** self._rules.length_penalty
 
 
-def _ranked(rows: Sequence[_Row], candidates: Candidates) -> Iterator[Iterator[_Candidate]]:
+def _ranked(rows: Sequence[_Row], candidates: Candidates, _: _Rules) -> Iterator[Iterator[_Candidate]]:
     """The candidates of each row, best first."""
     before = np.array([[beam.score for beam in row.beams] for row in rows])
     scores = (before[:, :, None] + candidates.logarithms).reshape(len(rows), -1)
@@ -313,3 +333,23 @@ def _ranked(rows: Sequence[_Row], candidates: Candidates) -> Iterator[Iterator[_
     parts = (part.reshape(scores.shape) for part in (candidates.tokens, candidates.probabilities, scores))
     columns = (np.take_along_axis(part, order, axis=1).tolist() for part in parts)
     return (zip(*row, strict=True) for row in zip((order // count).tolist(), *columns, strict=True))
+
+
+def _drawn(rows: Sequence[_Row], candidates: Candidates, rules: _Rules) -> Iterator[Iterator[_Candidate]]:
+    """What each sample of each row drew; at first all draw from what the only beam was offered."""
+    _, beams, count = candidates.tokens.shape
+    # Which of some logarithms is the greatest, a number of the standard Gumbel distribution added to each, is a draw by
+    # what they are the logarithms of. Those of powers are divided by the temperature; the numbers may be multiplied.
+    noise = np.stack([row.dice.gumbel(size=(rules.beam_size, count)) for row in rows])
+    choices = (candidates.logarithms + rules.temperature * noise).argmax(axis=2)[:, :, None]
+    parents = [0] * rules.beam_size if beams == 1 else range(beams)
+    columns = (
+        np.take_along_axis(np.broadcast_to(part, noise.shape), choices, axis=2)[:, :, 0].tolist()
+        for part in (candidates.tokens, candidates.probabilities, candidates.logarithms)
+    )
+    for row, *drawn in zip(rows, *columns, strict=True):
+        yield (
+            (parent, token, probability, row.beams[parent].score + logarithm)
+            for parent, token, probability, logarithm in zip(parents, *drawn, strict=True)
+            if row.beams[parent].score > -np.inf  # else it stands where a sample has left
+        )

@@ -130,16 +130,22 @@ class WindowDecoder(Generic[Encoded]):
         self._languages = languages
 
     def decode(
-        self, windows: Sequence[Window], *, beam_size: int = 1, suppress_blank: bool = True
+        self,
+        windows: Sequence[Window],
+        *,
+        beam_size: int = 1,
+        suppress_blank: bool = True,
+        temperature: float = 0.0,
     ) -> list[Decoded]:
         """Decode windows; padded to one length, if the backend is not ragged.
 
         A window whose text compresses too well or hits the token cap, after loops are cut, is decoded once more, padded
         to 30 s; at most every fourth window of the batch. But for that limit, words and times are what they would be
         alone. (With CTranslate2 in int8 on a CPU, encoder output and tokens are equal to the bit. It pads texts of a
-        batch to the longest to align them, so that probabilities may differ by rounding, 0.0003 at most in a trial.)
+        batch to the longest to align them, so that probabilities may differ by rounding, 0.0003 at most in a trial.
+        With a temperature it draws all rows' tokens with one random generator: then words depend on the batch, too.)
         """
-        found = self._generate(windows, beam_size, suppress_blank)
+        found = self._generate(windows, beam_size, suppress_blank, temperature)
         odd = [
             index
             for index, hypothesis in enumerate(found)
@@ -154,14 +160,20 @@ class WindowDecoder(Generic[Encoded]):
             for index in odd
         ]
         if again:
-            second = self._generate(again, beam_size, suppress_blank, anew=True)
+            second = self._generate(again, beam_size, suppress_blank, temperature, anew=True)
             for index, hypothesis in zip(odd, second, strict=True):
                 if not hypothesis.odd or hypothesis.ratio < found[index].ratio:
                     found[index] = replace(hypothesis, language_probability=found[index].language_probability)
         return self._align(found)
 
     def _generate(
-        self, windows: Sequence[Window], beam_size: int, suppress_blank: bool, *, anew: bool = False
+        self,
+        windows: Sequence[Window],
+        beam_size: int,
+        suppress_blank: bool,
+        temperature: float,
+        *,
+        anew: bool = False,
     ) -> list[_Hypothesis[Encoded]]:
         encoded = self._backend.encode(
             [window.source for window in windows],
@@ -196,6 +208,9 @@ class WindowDecoder(Generic[Encoded]):
                 max_tokens=caps,
                 beam_size=beam_size,
                 suppress_blank=suppress_blank,
+                temperature=temperature,
+                # A second try draws anew. (Without a temperature nobody asks: the audio need not be read.)
+                seeds=[windows[row].source.seed + anew if temperature else 0 for row in rows],
             )
             for row, prefix, cap, answer in zip(rows, prefixes, caps, generated, strict=True):
                 tokenizer = tokenizers[row]

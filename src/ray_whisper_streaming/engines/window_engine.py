@@ -49,6 +49,10 @@ word errors with tiny.en, 12.3 and 12.8 % with base.)"""
 RAGGED_FROM_S = 5.0
 """The shortest window then."""
 
+LEAST_SAMPLES = 5
+"""Samples of a job with a temperature at least: so many does OpenAI's own program take the best of. Fewer beams would
+offer each of them too few tokens to draw from (one beam one alone)."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -73,15 +77,17 @@ class LoadedModel(Generic[Encoded]):
     hurried_beam_size: int = 1
 
     def beams(self, job: Job) -> int:
-        """How many beams a job gets."""
-        return job.options.beam_size or (self.hurried_beam_size if job.hurried else self.beam_size)
+        """How many beams a job gets; with a temperature, samples."""
+        beams = job.options.beam_size or (self.hurried_beam_size if job.hurried else self.beam_size)
+        return max(LEAST_SAMPLES, beams) if job.options.temperature > 0 else beams
 
 
 class WindowEngine(ABC, Generic[Encoded]):
     """An `Engine` over a `Backend`; subclasses say how to load it. Used by one thread at a time.
 
     Each job's result is the same alone and in any batch, but for the limit on second tries (see
-    `WindowDecoder.decode`). A backend that goes by a stream's earlier passes makes it depend on those.
+    `WindowDecoder.decode`). A backend that goes by a stream's earlier passes makes it depend on those, and one with a
+    single random generator, where a job has a temperature, on all before it.
 
     Args:
         name: of the engine, for results.
@@ -194,6 +200,7 @@ class WindowEngine(ABC, Generic[Encoded]):
                 [self._window(job) for job in jobs],
                 beam_size=self._ready(self._loaded).beams(jobs[0]),  # as many as the others of the group
                 suppress_blank=options.suppress_blank,
+                temperature=options.temperature,
             )
             return [_result(job, item) for job, item in zip(jobs, decoded, strict=True)]
         except Exception as error:
@@ -248,6 +255,8 @@ def _problem(job: Job, loaded: LoadedModel[Encoded]) -> str:
         return f"a window of {job.window_s} s; it must be 1 to {MAX_WINDOW_S} s"
     if job.options.beam_size is not None and job.options.beam_size < 1:
         return f"beam_size is {job.options.beam_size}; it must be 1 or more"
+    if not 0 <= job.options.temperature <= 1:
+        return f"temperature is {job.options.temperature}; it must be from 0 to 1"
     if not loaded.backend.multilingual:
         if job.language not in (None, DEFAULT_LANGUAGE):
             return f"language {job.language!r}: this model knows English alone"

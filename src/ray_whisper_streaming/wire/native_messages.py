@@ -91,6 +91,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     commit_delay: float = _DEFAULTS.commit_delay_s
     update_interval: float = _DEFAULTS.update_interval_s
     beam_size: int | None = _DEFAULTS.beam_size
+    temperature: float = _DEFAULTS.temperature
     voice_activity: bool = True
     endpointing: Endpointing = Endpointing()
     trim_at: Literal["word", "segment", "sentence"] = "word"
@@ -117,6 +118,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             commit_delay_s=self.commit_delay,
             update_interval_s=self.update_interval,
             beam_size=self.beam_size,
+            temperature=self.temperature,
             voice_activity=self.voice_activity,
             endpointing=self.endpointing.stream_options(),
             trimming=TrimmingOptions(at=self.trim_at),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import zlib
 from collections.abc import Iterable, Sequence
@@ -101,7 +100,6 @@ class TranscriptionRequest:
             raise BadParameter("must be logprobs", param="include")
         if includes and form != "json":
             raise BadParameter("needs response_format=json", param="include")
-        _check_temperature(one.get("temperature", "0"))
         model, named = _model(one, models, base)
         return cls(
             options=_options(given, one, model, base or StreamOptions(), translate),
@@ -160,7 +158,8 @@ def verbose_body(transcript: Transcript, request: TranscriptionRequest) -> dict[
         ]
     if request.segments:
         body["segments"] = [
-            _segment(number, segment) for number, segment in enumerate(segment_words(transcript.words))
+            _segment(number, segment, request.options.temperature)
+            for number, segment in enumerate(segment_words(transcript.words))
         ]
     return body
 
@@ -174,7 +173,7 @@ def _usage(transcript: Transcript) -> dict[str, Any]:
     return {"type": "duration", "seconds": round(transcript.duration_s, 3)}
 
 
-def _segment(number: int, segment: Segment) -> dict[str, Any]:
+def _segment(number: int, segment: Segment, temperature: float) -> dict[str, Any]:
     text = "".join(word.text for word in segment.words)
     raw = text.encode()
     return {
@@ -184,7 +183,7 @@ def _segment(number: int, segment: Segment) -> dict[str, Any]:
         "end": round(segment.end_s, 3),
         "text": text,
         "tokens": [],
-        "temperature": 0.0,
+        "temperature": temperature,
         "avg_logprob": round(mean_logprob(segment.words), 4),
         "compression_ratio": round(len(raw) / len(zlib.compress(raw)), 3),
         "no_speech_prob": 0.0,
@@ -203,16 +202,6 @@ def _flag(one: dict[str, str], name: str) -> bool:
     if value not in ("true", "false", ""):
         raise BadParameter("must be true or false", param=name)
     return value == "true"
-
-
-def _check_temperature(value: str) -> None:
-    """It is checked, and has no effect: decoding is deterministic here."""
-    try:
-        temperature = float(value)
-    except ValueError:
-        temperature = math.nan
-    if not 0.0 <= temperature <= 1.0:
-        raise BadParameter("must be from 0 to 1", param="temperature")
 
 
 def _model(one: dict[str, str], models: Sequence[str], base: StreamOptions | None) -> tuple[str | None, str]:
@@ -249,6 +238,7 @@ def _options(
             task="translate" if translate else "transcribe",
             prompt=one.get("prompt", "") or base.prompt,
             hotwords=keywords or base.hotwords,
+            temperature=_number(one.get("temperature", base.temperature), "temperature"),
             update_interval_s=FILE_INTERVAL_S,
             endpointing=replace(base.endpointing, **_chunking(one, base.endpointing)),
         )

@@ -98,6 +98,8 @@ class OnnxBackend:
         max_tokens: Sequence[int],
         beam_size: int,
         suppress_blank: bool,
+        temperature: float,
+        seeds: Sequence[int],
     ) -> list[Generated]:
         """See `Backend.generate`."""
         tokenizer = self.tokenizer("en", "transcribe")
@@ -111,11 +113,12 @@ class OnnxBackend:
         encoded.transcripts = decode_with_beams(
             OnnxSteps(self._decoder, encoded.cross, rules),
             [
-                Request(prompt, list(prompt).index(start), prefix, cap)
-                for prompt, prefix, cap in zip(prompts, prefixes, max_tokens, strict=True)
+                Request(prompt, list(prompt).index(start), prefix, cap, seed)
+                for prompt, prefix, cap, seed in zip(prompts, prefixes, max_tokens, seeds, strict=True)
             ],
             beam_size=beam_size,
             end_of_text=rules.end_of_text,
+            temperature=temperature,
         )
         return [Generated(list(one.tokens), one.no_speech_probability) for one in encoded.transcripts]
 

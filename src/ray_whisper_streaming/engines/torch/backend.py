@@ -145,6 +145,8 @@ class TorchBackend:
         max_tokens: Sequence[int],
         beam_size: int,
         suppress_blank: bool,
+        temperature: float,
+        seeds: Sequence[int],
     ) -> list[Generated]:
         """See `Backend.generate`.
 
@@ -155,8 +157,8 @@ class TorchBackend:
         if not at_once:
             raise ValueError(f"beam_size is {beam_size}; there is room for {self._cache.rows} beams")
         requests = [
-            Request(prompt, list(prompt).index(self._start), prefix, cap)
-            for prompt, prefix, cap in zip(prompts, prefixes, max_tokens, strict=True)
+            Request(prompt, list(prompt).index(self._start), prefix, cap, seed)
+            for prompt, prefix, cap, seed in zip(prompts, prefixes, max_tokens, seeds, strict=True)
         ]
         encoded.transcripts = []
         with self._computing():
@@ -167,6 +169,7 @@ class TorchBackend:
                     requests[piece],
                     beam_size=beam_size,
                     end_of_text=self._end_of_text,
+                    temperature=temperature,
                 )
         return [Generated(list(one.tokens), one.no_speech_probability) for one in encoded.transcripts]
 
