@@ -292,6 +292,39 @@ async def test_a_client_that_sends_faster_than_it_can_be_decoded_is_slowed_down(
         await eventually(lambda: not here.gateway.sessions)
 
 
+async def test_a_client_that_is_not_read_is_not_taken_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its answers to pings wait behind its audio."""
+    monkeypatch.setattr("ray_whisper_streaming.server.serving.PING_S", 0.3)
+    monkeypatch.setattr("ray_whisper_streaming.server.sockets.LINGER_S", 0.3)
+    async with served(latency_s=0.5) as here:
+        async with session(here.ws, {"ping_interval": None}) as client:
+            sending = asyncio.create_task(client.send(bytes(16_000 * 2 * 600)))
+            await asyncio.sleep(3.0)
+            assert client.closing == (None, None)
+            assert not sending.done()
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+            client.socket.transport.abort()
+        await eventually(lambda: not here.gateway.sessions)
+
+
+async def test_a_client_that_is_not_read_is_not_idle() -> None:
+    async with served(latency_s=0.5) as here:
+        async with session(here.ws) as client:
+            sending = asyncio.create_task(client.send(bytes(16_000 * 2 * 600), packet=640_000))
+            (running,) = here.gateway.sessions.values()
+            await eventually(lambda: running._inbox_bytes > running._inbox_limit)
+            running.heard_at -= 1000
+            long_ago = running.heard_at
+            here.gateway._enforce_limits()
+            assert running.ending is None
+            await eventually(lambda: running.heard_at > long_ago + 900)  # once there is room again
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+            client.socket.transport.abort()
+        await eventually(lambda: not here.gateway.sessions)
+
+
 # ---------------------------------------------------------------- at the door
 
 

@@ -292,7 +292,7 @@ class Gateway:
         now, config = self.clock(), self.config
         for session in list(self.sessions.values()):
             session.look()
-            if now - session.heard_at > config.idle_s:
+            if session.silent_s > config.idle_s:
                 session.end("idle")
             elif now - session.opened_at > config.session_s:
                 session.end("session_limit")

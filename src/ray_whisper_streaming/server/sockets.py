@@ -76,9 +76,11 @@ class WebSockets(WebSocketsSansIOProtocol):
     _in_fragments = False
     _rest = b""
     _resting: asyncio.TimerHandle | None = None
+    _heard_at = 0.0
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
+        self._heard_at = self.loop.time()
         if not self._shortcut or not self.handshake_complete:
             # Whoever sends frames before the handshake is answered has the parser in an unknown place.
             self._shortcut = self._shortcut and not self._requested
@@ -110,7 +112,13 @@ class WebSockets(WebSocketsSansIOProtocol):
         self._end_soon()
 
     def keepalive_timeout(self) -> None:
-        """The peer did not answer a ping."""
+        """The peer did not answer a ping. While it is not read, or says other things, the answer may be behind them."""
+        assert self.ping_timeout is not None
+        heard_at = self.loop.time() if self.read_paused else self._heard_at
+        rest_s = heard_at + self.ping_timeout - self.loop.time()
+        if rest_s > 0:
+            self.pong_timer = self.loop.call_later(rest_s, self.keepalive_timeout)
+            return
         super().keepalive_timeout()
         self._end_soon()
 
