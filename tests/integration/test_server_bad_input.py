@@ -413,6 +413,33 @@ async def test_tokens_make_no_tokens(guarded: tuple[Served, str]) -> None:
     assert (await fetch(here.http + "/v1/tokens", b"")).status == 401
 
 
+async def test_a_revoked_key_ends_its_session_and_opens_none(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    content = KeyFile.read(path)
+    key, other = content.create("lost", time.time()), content.create("other", time.time())
+    content.write(path)
+    audio = base64.b64encode(PCM).decode()
+    async with (
+        served(keys_file=str(path)) as here,
+        session(here.ws, bearer(other)) as witness,
+        connected(here.ws, "/v1/realtime", **bearer(key)) as waiting,
+        session(here.ws, bearer(key)) as running,
+    ):
+        await running.send(PCM)
+        content.revoke(key.split("_")[1], time.time())
+        content.write(path)
+        events = await running.hear_all()
+        assert [event["code"] for event in of_kind(events, "error")] == ["unauthorized"]
+        assert text_of(events) == TEXT
+        assert running.closing == (1008, "unauthorized")
+        await waiting.socket.send(json.dumps({"type": "input_audio_buffer.append", "audio": audio}))
+        assert (await waiting.hear_all())[-1]["error"]["code"] == "unauthorized"
+        assert waiting.closing == (1008, "unauthorized")
+        await witness.send(PCM)
+        await witness.say("close")
+        assert text_of(await witness.hear_all()) == TEXT
+
+
 async def test_limits_of_a_key_come_with_a_hint(guarded: tuple[Served, str]) -> None:
     here, key = guarded
     async with session(here.ws, bearer(key)) as first:

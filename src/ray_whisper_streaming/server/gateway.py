@@ -125,7 +125,7 @@ class Gateway:
             notes: the session tells `Progress` and `Lagging`.
 
         Raises:
-            Refusal: see `Admission.admit`.
+            Refusal: see `Admission.admit`; or ``unauthorized``, as the key is no longer good.
             ConfigurationError: the model is not served here, or can't do what the options want.
         """
         options, audio = options or StreamOptions(), audio or AudioFormat()
@@ -133,6 +133,8 @@ class Gateway:
         model.check(options)
         if principal.session_id is not None:
             raise self._refused(Refusal("forbidden", "this token is for following a session"))
+        if not self.access.holds(principal):
+            raise self._refused(Refusal("unauthorized", "the API key was revoked or has expired"))
         if not model.is_loaded:
             self._count_refusal(lambda: self.admission.check(principal, [model.room], audio.streams))
             try:
@@ -292,7 +294,9 @@ class Gateway:
         now, config = self.clock(), self.config
         for session in list(self.sessions.values()):
             session.look()
-            if session.silent_s > config.idle_s:
+            if not self.access.holds(session.lease.principal):
+                session.end("unauthorized")
+            elif session.silent_s > config.idle_s:
                 session.end("idle")
             elif now - session.opened_at > config.session_s:
                 session.end("session_limit")

@@ -62,7 +62,8 @@ class Draining:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """The server ends the session: ``reason`` is ``"idle"``, ``"session_limit"``, ``"audio_quota"`` or ``"draining"``.
+    """The server ends the session: ``reason`` is ``"idle"``, ``"session_limit"``, ``"audio_quota"``,
+    ``"unauthorized"`` or ``"draining"``.
 
     Audio that came before is still decoded; the streams' last events follow.
     """
