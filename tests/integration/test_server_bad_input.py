@@ -224,10 +224,55 @@ async def test_a_websocket_to_nowhere_is_not_found_rather_than_forbidden(
 
 
 async def test_a_connection_without_a_request_ends(here: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ray_whisper_streaming.server.sockets.FIRST_REQUEST_S", 0.2)
+    monkeypatch.setattr("ray_whisper_streaming.server.sockets.HEAD_S", 0.2)
     began = time.monotonic()
     assert await raw(here, b"GET / HT") == b""
     assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("received", [b"", b"--x\r\n"])
+async def test_a_request_without_its_body_ends(
+    here: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, received: bytes
+) -> None:
+    monkeypatch.setattr("ray_whisper_streaming.server.sockets.BODY_PAUSE_S", 0.3)
+    head = b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n"
+    head += b"Content-Type: multipart/form-data; boundary=x\r\n\r\n"
+    assert await raw(here, head + received) == b""
+    await asyncio.sleep(0.1)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+async def test_the_head_of_a_second_request_has_its_time_once(
+    here: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray_whisper_streaming.server.sockets.HEAD_S", 1.0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", here.server.port)
+    writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert b"200" in await reader.readline()
+
+    async def go_on() -> None:
+        for byte in b"GET /healthz HTTP/1.1\r\n" + b"X: x\r\n" * 100:
+            writer.write(bytes([byte]))
+            await asyncio.sleep(0.1)
+
+    going_on = asyncio.create_task(go_on())
+    with contextlib.suppress(ConnectionError):
+        await asyncio.wait_for(reader.read(), 10)
+    going_on.cancel()
+    writer.close()
+
+
+async def test_a_slow_body_is_waited_for(here: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray_whisper_streaming.server.sockets.HEAD_S", 0.5)
+    monkeypatch.setattr("ray_whisper_streaming.server.sockets.BODY_PAUSE_S", 3.0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", here.server.port)
+    writer.write(b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n")
+    writer.write(b"Content-Type: multipart/form-data; boundary=x\r\n\r\n")
+    for byte in b"1234567890":
+        writer.write(bytes([byte]))
+        await asyncio.sleep(0.4)
+    assert b"400" in await asyncio.wait_for(reader.readline(), 10)
+    writer.close()
 
 
 async def test_a_client_that_vanishes_in_the_middle_of_a_job() -> None:
