@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import io
 import json
 import socket
 import struct
 import urllib.error
 import urllib.request
+import wave
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -453,6 +455,18 @@ async def test_half_a_recording_is_no_transcript(tmp_path: Path) -> None:
     async with served(words=WORDS, session_s=1.0, latency_s=1.5) as server:
         answer = await transcribe(server)
         assert (answer.status, answer.json()["error"]["code"]) == (400, "session_limit")
+
+
+@pytest.mark.parametrize("stream", ["false", "true"])
+async def test_half_a_wav_is_no_recording(stream: str) -> None:
+    recording = io.BytesIO()
+    with wave.open(recording, "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        file.writeframes(SPEECH.tobytes())
+    body, headers = form({"model": "whisper-1", "stream": stream}, recording.getvalue()[: len(SPEECH)])
+    async with served(words=WORDS) as server:
+        answer = await fetch(f"{server.http}/v1/audio/transcriptions", body, **headers)
+        assert json.loads(answer.body.removeprefix(b"data: "))["error"]["code"] == "invalid_audio"
 
 
 async def test_the_right_answers(here: Served) -> None:
