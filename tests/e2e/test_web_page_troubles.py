@@ -125,6 +125,125 @@ async def test_a_server_that_goes_down_says_so_and_the_last_words_come(chromium:
         assert await page.run("document.querySelectorAll('.word').length") > 3
 
 
+SKEWED = """{
+  globalThis.skewMs = 0;
+  const now = performance.now.bind(performance);
+  performance.now = () => now() + skewMs;
+}"""
+"""A clock that jumps ahead, as for a page that is hidden (its timers fire once a minute) or a machine that slept."""
+
+FAKE_SOCKETS = """
+globalThis.sockets = [];
+globalThis.WebSocket = class {
+  sent = []; bufferedAmount = 0; closed = false;
+  constructor() { sockets.push(this); }
+  send(message) { this.sent.push(message); }
+  close() { this.closed = true; }
+  hear(type, fields) { this.onmessage({ data: JSON.stringify({ type, ...fields }) }); }
+  begin(fields) {
+    this.onopen();
+    const limits = { idle: 60, message_bytes: 1024 };
+    this.hear("ready", { session_id: "a", next_audio: 0, resumed: false, limits, ...fields });
+  }
+  get packets() { return this.sent.filter((message) => message instanceof Uint8Array); }
+  get numbers() { return this.packets.map((packet) => packet[0] + 256 * packet[1]); }
+  get samples() { return this.packets.flatMap((packet) => [...new Int16Array(packet.slice(4).buffer)]); }
+};
+globalThis.wait = (seconds) => new Promise((resolve) => setTimeout(resolve, seconds * 1000));
+globalThis.connect = async () => {
+  const { Connection } = await import("/page/connection.js");
+  const nothing = new Proxy({}, { get: () => () => {} });
+  const connection = new Connection({ sample_rate: 16000 }, "", nothing);
+  connection.open();
+  return connection;
+};
+"""
+
+
+@pytest.mark.parametrize("message_bytes", [1024, 65_536])
+async def test_a_hidden_page_catches_up_within_the_server_s_limit(
+    chromium: Browser, message_bytes: int
+) -> None:
+    async with served(max_message_bytes=message_bytes, resume_s=20.0) as here, chromium.page() as page:
+        await open_page(page, here)
+        await page.run(SKEWED)
+        await page.run("""
+            globalThis.opened = 0;
+            WebSocket = class extends WebSocket { constructor(...how) { super(...how); opened++; } };
+        """)
+        await page.click("#start")
+        await page.until("document.querySelectorAll('.word').length")
+        await page.run("skewMs += 60_000")  # all of the rest is due
+        await page.until(f"{PHASE} === 'idle'")
+        assert await page.run("opened") == 1
+
+
+async def test_a_recording_goes_on_where_a_sleeping_machine_left_it(chromium: Browser) -> None:
+    async with served() as here, chromium.page() as page:
+        await page.open(here.http + "/")
+        await page.run(SKEWED)
+        await page.run("""(async () => {
+            const { Recording } = await import("/page/recording.js");
+            globalThis.givenS = 0;
+            const recording = new Recording(new Int16Array(16000 * 600), { fast: false, sound: false });
+            await recording.start((samples) => { givenS += samples.length / 16000; }, () => {});
+            skewMs += 7_200_000;
+        })()""")
+        await page.until("givenS > 120.5")
+        assert await page.run("givenS") < 180
+
+
+async def test_a_session_gone_while_the_machine_slept_loses_and_doubles_no_sound(chromium: Browser) -> None:
+    async with served() as here, chromium.page() as page:
+        await page.open(here.http + "/")
+        await page.run(SKEWED)
+        await page.run(FAKE_SOCKETS)
+        await page.run("""(async () => {
+            const connection = await connect();
+            let next = 0;
+            globalThis.speak = () => connection.send(Int16Array.from({ length: 1280 }, () => next++));
+            speak();  // while nobody knows the server's limit
+            sockets[0].begin();
+            for (let packet = 0; packet < 10; packet++) speak();
+            sockets[0].hear("acknowledged", { n: 0, sample: 2000 });
+            skewMs += 7_200_000;
+            sockets[0].onclose();
+            speak();
+            await wait(0.5);
+            sockets[1].onopen();
+            sockets[1].hear("error", { code: "not_found", fatal: true });
+            await wait(0.5);
+            sockets[2].begin({ session_id: "b" });
+            speak();
+        })()""")
+        samples = await page.run("sockets.map((socket) => socket.samples)")
+        assert samples == [list(range(11 * 1280)), [], list(range(2000, 13 * 1280))]
+        for index in (0, 2):
+            numbers = await page.run(f"sockets[{index}].numbers")
+            assert numbers == list(range(len(numbers)))
+            assert await page.run(f"Math.max(...sockets[{index}].packets.map((each) => each.length))") <= 1024
+        assert json.loads(await page.run("sockets[1].sent[0]"))["type"] == "resume"
+
+
+async def test_what_was_sent_just_now_is_not_taken_for_stuck(chromium: Browser) -> None:
+    """The server had nothing to say for a minute, and the timers of a hidden page come together."""
+    async with served() as here, chromium.page() as page:
+        await page.open(here.http + "/")
+        await page.run(SKEWED)
+        await page.run(FAKE_SOCKETS)
+        await page.run("""(async () => {
+            const connection = await connect();
+            sockets[0].begin();
+            skewMs += 60_000;
+            connection.send(new Int16Array(16_000 * 60));
+            sockets[0].bufferedAmount = 1;
+            await wait(3);
+        })()""")
+        assert not await page.run("sockets[0].closed")
+        await page.run("skewMs += 20_000")
+        await page.until("sockets[0].closed")
+
+
 async def test_late_captions_are_told(chromium: Browser) -> None:
     async with served(latency_s=6.0) as here, chromium.page() as page:
         await open_page(page, here)

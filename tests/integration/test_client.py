@@ -383,6 +383,44 @@ async def test_a_server_that_goes_down_in_good_order_is_followed_to_the_next() -
     assert [event.end_of_stream for event in events if isinstance(event, Final)] == [False, True]
 
 
+async def test_a_connection_lost_while_the_server_drains_is_resumed() -> None:
+    async with (
+        served(drain_s=10.0, resume_s=10.0) as server,
+        lossy(server.http) as proxy,
+        AsyncClient(proxy.url, reconnect_s=5) as client,
+        client.stream(**PLAIN) as stream,
+    ):
+        await stream.push(PCM[:96_000])
+        server.server.stop()
+        events = await drain_until(stream, Draining)
+        proxy.cut()
+        events += await drain_until(stream, Reconnected)
+        await stream.push(PCM[96_000:])
+        await stream.finish()
+        events += await hear_all(stream)
+        assert [event.resumed for event in events if isinstance(event, Reconnected)] == [True]
+        assert_whole(events)
+
+
+async def test_what_the_end_of_a_session_is_rounded_by_needs_no_other_server() -> None:
+    """The server has taken all, and ended the session; it tells how much that was in milliseconds: 6.999."""
+    samples = 111_991
+    async with (
+        served(drain_s=2.0, latency_s=0.3) as server,
+        AsyncClient(server.ws, reconnect_s=2) as client,
+        client.stream(**PLAIN) as stream,
+    ):
+        await stream.push(PCM[: 2 * samples])
+        session = server.gateway.sessions[stream.session_id]
+        await eventually(lambda: session.received_s == samples / 16_000)
+        server.server.stop()
+        await drain_until(stream, Ending)
+        await stream.finish()
+        events = await hear_all(stream)
+        assert isinstance(events[-1], Closed)
+        assert events[-1].reason == "draining"
+
+
 # ---------------------------------------------------------------- refusals
 
 

@@ -225,6 +225,38 @@ async def test_options_that_change_never_take_two_places(here: Served) -> None:
         assert b"refusals_total{" not in here.gateway.metrics.render()
 
 
+async def test_options_that_change_are_no_new_session() -> None:
+    """Neither the rate of a key nor its number of streams is asked for them, nor after a stream that failed."""
+    async with served(engine=_RejectingOnce, max_sessions_per_minute=1, max_streams_per_key=1) as server:
+        async with connect(server, REALTIME) as client:
+            await client.send(update(turn_detection=None))
+            for prompt, kind in (("a", FAILED), ("b", COMPLETED), ("c", COMPLETED)):
+                await client.send(append(SPEECH[:48_000]))
+                await client.send(COMMIT)
+                await hear_until(client, kind)
+                await client.send(update(transcription={"prompt": prompt}))
+        await eventually(lambda: not server.gateway.sessions)
+        assert server.gateway.admission.streams == 0
+
+
+async def test_options_that_change_while_the_server_goes_down() -> None:
+    async with served(words=WORDS, drain_s=6.0) as server, connect(server, REALTIME) as client:
+        await client.send(update(turn_detection=None))
+        await client.send(append(SPEECH[:48_000]))
+        await eventually(lambda: bool(server.gateway.sessions))
+        server.server.stop()
+        await eventually(lambda: server.gateway.admission.draining)
+        await client.send(update(transcription={"prompt": "a"}))
+        await asyncio.sleep(0.5)  # meanwhile nothing of the session before is left
+        await client.send(append(SPEECH[48_000:96_000]))
+        await client.send(COMMIT)
+        events = await hear_all(client)
+        assert [event["type"] for event in events[-2:]] == [COMPLETED, "error"]
+        assert events[-2]["usage"]["seconds"] == 4.0
+        assert events[-1]["error"]["code"] == "server_draining"
+        assert client.close_code == 1012
+
+
 async def test_a_failed_transcription_is_told_and_the_session_goes_on() -> None:
     async with served(engine=_RejectingOnce) as server, connect(server, REALTIME) as client:
         await client.send(update(turn_detection=None))

@@ -339,10 +339,11 @@ async def test_draining_lets_sessions_finish_and_nobody_in() -> None:
             assert (await client.hear_until("draining"))[-1]["within"] == 10.0
             ready = await fetch(here.http + "/readyz")
             assert (ready.status, ready.json()["state"]) == (503, "draining")
-            with pytest.raises(websockets.InvalidStatus) as caught:
-                async with connected(here.ws):
-                    pass
-            assert caught.value.response.status_code == 503
+            async with connected(here.ws) as late:
+                await late.say("options", **PLAIN)
+                [error] = await late.hear_all()
+                assert error.items() >= {"code": "draining", "fatal": True, "retry_after": 1.0}.items()
+                assert late.closing == (1012, "draining")
             await client.send(PCM[96_000:])
             await client.say("close")
             assert text_of(await client.hear_all()).endswith("again and again")
@@ -360,6 +361,58 @@ async def test_draining_ends_sessions_that_go_on_and_their_tails_arrive() -> Non
         assert events[-1].items() >= {"type": "closed", "reason": "draining"}.items()
         assert client.closing == (1012, "draining")
         await asyncio.wait_for(here.running, 5)
+
+
+async def test_a_connection_lost_while_the_server_drains_is_resumed() -> None:
+    async with served(drain_s=10.0, resume_s=10.0) as here:
+        async with connected(here.ws) as client:
+            await client.say("options", **PLAIN)
+            session_id = (await client.hear())["session_id"]
+            await client.send(PCM[:96_000])
+            here.server.stop()
+            events = await client.hear_until("draining")
+            client.socket.transport.abort()
+        async with connected(here.ws) as back:
+            await back.say("resume", session_id="another", after=-1)
+            assert [error["code"] for error in await back.hear_all()] == ["not_found"]
+        async with connected(here.ws) as back:
+            await back.say("resume", session_id=session_id, after=events[-1]["n"])
+            ready = await back.hear()
+            assert ready.items() >= {"type": "ready", "resumed": True}.items()
+            back.sent = ready["next_audio"]
+            await back.send(PCM[back.sent * 6_400 :])
+            await back.say("close")
+            events += await back.hear_all()
+            assert text_of(events) == TEXT
+            assert back.closing == (1000, "client")
+        await asyncio.wait_for(here.running, 5)
+
+
+async def test_draining_does_not_end_what_the_client_has_ended() -> None:
+    """Its tail takes longer than sessions may go on."""
+    async with served(drain_s=4.0, latency_s=1.2) as here, session(here.ws) as client:
+        await client.send(PCM)
+        await client.say("close")
+        await eventually(lambda: any(each.received_s == 7.0 for each in here.gateway.sessions.values()))
+        here.server.stop()
+        events = await client.hear_all()
+        assert text_of(events) == TEXT
+        assert of_kind(events, "error") == []
+        assert events[-1].items() >= {"type": "closed", "reason": "client"}.items()
+        assert client.closing == (1000, "client")
+
+
+async def test_a_client_that_ended_and_never_came_back_is_told_of_as_such() -> None:
+    async with served(resume_s=0.2, latency_s=2.0) as here, session(here.ws) as client:
+        [opened] = here.gateway.sessions.values()
+        async with connected(here.ws, f"/v1/stream/{opened.session_id}/events") as listener:
+            await client.send(PCM)
+            await client.say("close")
+            await eventually(lambda: opened.received_s == 7.0)
+            client.socket.transport.abort()
+            events = await listener.hear_all()
+            assert [error["code"] for error in of_kind(events, "error")] == ["abandoned"]
+            assert events[-1].items() >= {"type": "closed", "reason": "abandoned"}.items()
 
 
 async def test_a_second_signal_ends_at_once() -> None:

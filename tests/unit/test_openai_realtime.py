@@ -204,8 +204,11 @@ def test_a_commit_before_the_speech_was_noticed() -> None:
     peer.hear(Flushed(flush_id=flush.flush_id, at_s=1.0))
     _, done = peer.read()
     assert (done["item_id"], done["transcript"]) == (turn[0]["item_id"], "Hi.")
-    peer.hear(SpeechStarted(at_s=1.1))
+    peer.hear(SpeechStarted(at_s=0.99, flushes=1))  # its time falls before the commit: a resampler holds back
     assert peer.kinds() == ["input_audio_buffer.speech_started"]
+    peer.hear(committed(" Go"))
+    (delta,) = peer.read()
+    assert delta["item_id"] != done["item_id"]
 
 
 def test_a_commit_of_two_utterances_before_they_were_noticed() -> None:
@@ -213,11 +216,13 @@ def test_a_commit_of_two_utterances_before_they_were_noticed() -> None:
     peer.append(SECOND * 4)
     peer.commit()
     (flush,) = [each for each in peer.actions() if isinstance(each, FlushStream)]
-    peer.read()
+    assert peer.kinds() == TURN
     peer.hear(SpeechStarted(at_s=0.4), SpeechEnded(at_s=1.0), SpeechStarted(at_s=2.0), SpeechEnded(at_s=3.0))
     peer.hear(committed(" One."), final(" One."), committed(" Two."), final(" Two."))
+    assert peer.kinds() == [DELTA, DELTA]
     peer.hear(Flushed(flush_id=flush.flush_id, at_s=4.0))
-    assert [each["transcript"] for each in peer.read() if each["type"] == COMPLETED] == ["One.", "Two."]
+    (done,) = peer.read()
+    assert done["transcript"] == "One. Two."
 
 
 @pytest.mark.parametrize("turn_detection", [None, {"type": "server_vad"}])
@@ -270,8 +275,51 @@ def test_speech_cleared_before_it_was_noticed() -> None:
     peer.read()
     peer.hear(SpeechStarted(at_s=0.3), SpeechEnded(at_s=1.0), committed(" Secret."), final(" Secret."))
     assert peer.kinds() == []
-    peer.hear(SpeechStarted(at_s=1.0))
+    peer.hear(SpeechStarted(at_s=0.99, flushes=1))  # see above
     assert peer.kinds() == ["input_audio_buffer.speech_started"]
+
+
+def test_who_speaks_on_over_a_clear_is_heard() -> None:
+    peer = Peer()
+    peer.append()
+    peer.hear(SpeechStarted(at_s=0.2))
+    peer.send("input_audio_buffer.clear")
+    (flush,) = [each for each in peer.actions() if isinstance(each, FlushStream)]
+    peer.append()
+    peer.read()
+    peer.hear(SpeechEnded(at_s=0.99), SpeechStarted(at_s=0.99, flushes=1))
+    (started,) = peer.read()
+    peer.commit()
+    committed_item = peer.read()[0]
+    assert (started["type"], started["item_id"]) == (
+        "input_audio_buffer.speech_started",
+        committed_item["item_id"],
+    )
+    peer.hear(committed(" Secret."), final(" Secret."), Flushed(flush_id=flush.flush_id, at_s=0.99))
+    assert peer.kinds() == []
+    (flush,) = [each for each in peer.actions() if isinstance(each, FlushStream)]
+    peer.hear(SpeechEnded(at_s=1.99), committed(" Kept."), final(" Kept."))
+    peer.hear(Flushed(flush_id=flush.flush_id, at_s=1.99))
+    assert peer.read()[-1]["transcript"] == "Kept."
+
+
+def test_a_clear_reaches_what_the_stream_before_has_not_heard_yet() -> None:
+    peer = Peer()
+    peer.append()
+    peer.update(turn_detection=None)
+    peer.send("input_audio_buffer.clear")
+    (flush,) = [each for each in peer.actions() if isinstance(each, FlushStream)]
+    peer.read()
+    peer.hear(
+        SpeechStarted(at_s=0.2), committed(" Secret."), SpeechEnded(at_s=1.0), final(" Secret.", end=True)
+    )
+    peer.append()
+    peer.commit()
+    peer.read()
+    (flush_two,) = [each for each in peer.actions() if isinstance(each, FlushStream)]
+    peer.hear(Flushed(flush_id=flush.flush_id, at_s=0.0), committed(" Kept."))
+    peer.hear(final(" Kept."), Flushed(flush_id=flush_two.flush_id, at_s=1.0))
+    assert peer.read()[-1]["transcript"] == "Kept."
 
 
 def test_options_changed_amid_the_audio_take_another_stream() -> None:
@@ -281,10 +329,10 @@ def test_options_changed_amid_the_audio_take_another_stream() -> None:
     peer.actions()
     peer.read()
     peer.update(transcription={"language": "en"}, format={"type": "audio/pcmu"})
-    assert peer.actions() == [FinishStream()]
+    finished, opened = peer.actions()
+    assert finished == FinishStream()
     assert peer.kinds() == ["session.updated"]
     peer.append(b"\xff" * 8_000)
-    opened, _ = peer.actions()
     assert (opened.options.language, opened.audio.encoding) == ("en", "mulaw")
     peer.hear(SpeechEnded(at_s=2.0), committed(" Old."), final(" Old.", end=True))
     assert peer.read()[-1]["transcript"] == "Old."
@@ -324,7 +372,7 @@ def test_turn_detection_switched_on_ends_the_turn_under_way() -> None:
     peer = Peer(turn_detection=None)
     peer.append()
     peer.update(turn_detection={"type": "server_vad"})
-    flush, finish = peer.actions()[-2:]
+    flush, finish, _ = peer.actions()[-3:]
     assert isinstance(flush, FlushStream)
     assert finish == FinishStream()
     assert peer.kinds() == [*TURN, "session.updated"]
@@ -353,6 +401,57 @@ def test_the_old_streams_end_does_not_complete_the_new_streams_turn() -> None:
     assert peer.kinds() == []
     peer.hear(committed(" New"))
     assert peer.kinds() == [DELTA]
+
+
+def test_turn_detection_switched_off_before_the_audio_was_heard() -> None:
+    """The utterances of the stream before and the client's turn behind them end in their order, with their words."""
+    peer = Peer()
+    peer.append(SECOND * 3)
+    peer.hear(SpeechStarted(at_s=0.2))
+    peer.update(turn_detection=None)
+    peer.append()
+    peer.commit()
+    (flush,) = [each for each in peer.actions() if isinstance(each, FlushStream)]
+    peer.hear(SpeechEnded(at_s=1.0), SpeechStarted(at_s=2.0), SpeechEnded(at_s=3.0))
+    peer.hear(committed(" One."), final(" One."), committed(" Two."), final(" Two.", end=True))
+    peer.hear(committed(" Three."), final(" Three."), Flushed(flush_id=flush.flush_id, at_s=1.0))
+    told = peer.read()
+    assert [each["transcript"] for each in told if each["type"] == COMPLETED] == ["One.", "Two.", "Three."]
+    commits = [each["item_id"] for each in told if each["type"] == TURN[0]]
+    assert {each["item_id"] for each in told if each["type"] == COMPLETED} == set(commits)
+    assert len(commits) == 3
+
+
+def test_an_item_that_began_in_a_stream_that_fails() -> None:
+    peer = Peer(turn_detection=None)
+    peer.append()
+    peer.update(transcription={"language": "en"})
+    peer.append()
+    peer.commit()
+    peer.append()
+    (flush,) = [each for each in peer.actions() if isinstance(each, FlushStream)]
+    peer.read()
+    peer.hear(StreamFailed(error=PoolError("no")))
+    assert peer.kinds() == [FAILED]
+    peer.hear(committed(" half"), Flushed(flush_id=flush.flush_id, at_s=1.0))
+    assert peer.kinds() == []
+    peer.hear(committed(" More"))
+    assert peer.kinds() == [DELTA]
+
+
+def test_a_turn_under_way_over_a_stream_that_fails_begins_anew() -> None:
+    peer = Peer(turn_detection=None)
+    peer.append()
+    peer.update(transcription={"language": "en"})
+    peer.append()
+    peer.read()
+    peer.hear(StreamFailed(error=PoolError("no")))
+    assert peer.error()["code"] == "transcription_failed"
+    peer.commit()
+    flush = peer.actions()[-1]
+    peer.hear(committed(" Rest."), Flushed(flush_id=flush.flush_id, at_s=1.0))
+    done = peer.read()[-1]
+    assert (done["transcript"], done["usage"]["seconds"]) == ("Rest.", 1.0)
 
 
 def test_a_failed_stream_fails_its_turns_and_the_session_goes_on() -> None:
@@ -389,6 +488,14 @@ def test_the_language_is_told_once_known() -> None:
     peer.append()
     peer.hear(LanguageDetected(language="de", probability=0.9), SpeechStarted(at_s=0.0), committed(" Ja."))
     peer.hear(SpeechEnded(at_s=1.0), final(" Ja."))
+    assert peer.read()[-1]["languages"] == [{"code": "de"}]
+
+
+def test_what_was_said_before_an_update_keeps_its_language() -> None:
+    peer = Peer(transcription={"model": "base", "language": "de"})
+    peer.append()
+    peer.update(transcription={"language": "en"})
+    peer.hear(SpeechStarted(at_s=0.0), SpeechEnded(at_s=1.0), committed(" Ja."), final(" Ja.", end=True))
     assert peer.read()[-1]["languages"] == [{"code": "de"}]
 
 

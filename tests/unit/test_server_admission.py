@@ -228,3 +228,31 @@ def test_one_in_ten_may_lag(clock: Clock) -> None:
 
 def test_without_workers_it_is_not_ready(clock: Clock) -> None:
     assert not LoadMeter(clock).measure(stats(0, 0.0, workers=0), []).ready
+
+
+def test_a_place_is_passed_on_whatever_is_refused_to_others(clock: Clock) -> None:
+    door = Door(clock, max_sessions_per_minute=1, max_streams=1)
+    lease = door.enter(ANNE)
+    door.draining = True
+    door.room.load = Load(ready=False)
+    heir = lease.pass_on(door.room)
+    lease.release()  # it is spent
+    assert (door.streams, door.room.streams) == (1, 1)
+    heir.release()
+    assert (door.streams, door.room.streams) == (0, 0)
+    with pytest.raises(Refusal, match="going down"):
+        heir.pass_on(door.room)
+
+
+def test_a_place_is_passed_on_to_another_model_that_has_room(clock: Clock) -> None:
+    door = Door(clock)
+    other = Room(ServerConfig(), clock)
+    lease = door.enter(ANNE)
+    with pytest.raises(Refusal, match="no worker"):
+        lease.pass_on(other)
+    assert (door.room.streams, other.streams) == (1, 0)
+    other.load = Load()
+    heir = lease.pass_on(other)
+    assert (door.streams, door.room.streams, other.streams) == (1, 0, 1)
+    heir.release()
+    assert (door.streams, other.streams) == (0, 0)

@@ -169,6 +169,18 @@ def test_speech_that_begins_right_after_an_end_is_a_new_utterance_without_overla
     assert ends[0] <= starts[1]
 
 
+def test_speech_tells_how_many_flushes_are_before_it() -> None:
+    stream = Stream("s", ENGLISH)
+    push(stream, loud(1.0))
+    stream.request_flush("a")
+    push(stream, loud(1.0))
+    stream.request_flush("b")
+    stream.request_flush("c")
+    push(stream, loud(1.0))
+    started = [event for event in stream.events() if isinstance(event, SpeechStarted)]
+    assert [(event.at_s, event.flushes) for event in started] == [(0.0, 0), (1.0, 1), (2.0, 3)]
+
+
 SENTENCES = replace(ENGLISH, endpointing=EndpointingOptions(min_silence_s=1.0, sentence_silence_s=0.4))
 
 

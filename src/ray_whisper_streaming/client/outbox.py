@@ -71,11 +71,6 @@ class Outbox:
         return self.end - self.released
 
     @property
-    def has_whole_frames(self) -> bool:
-        """Whether audio is kept that is more than the rest of a sample cut in two."""
-        return self.unacknowledged >= self._frame
-
-    @property
     def idle(self) -> bool:
         """Whether there is nothing to send now."""
         return not self._waiting and (not self.closing or self._close_sent)

@@ -90,9 +90,15 @@ class Final(_Said):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeechStarted:
-    """Voice began at ``at_s``."""
+    """Voice began at ``at_s``.
+
+    Attributes:
+        at_s: second of the audio.
+        flushes: how many flushes of the stream were asked for before this audio; a client of a server isn't told.
+    """
 
     at_s: float
+    flushes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

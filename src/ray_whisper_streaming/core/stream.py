@@ -136,6 +136,7 @@ class Stream:
         self._regions: deque[_Region] = deque()
         self._entered: _Region | None = None
         self._marks: deque[_Mark] = deque()
+        self._passed_marks = 0
         self._events: deque[Event] = deque()
         self._scoring = False
         self._eof = False
@@ -425,6 +426,7 @@ class Stream:
                 self._apply(self._endpointer.cut(mark.sample))
             elif self._regions and self._regions[-1].end is None:
                 self._regions[-1].end = mark.sample
+            self._passed_marks += 1
             # An empty region carries the mark through the queue of regions.
             self._regions.append(_FlushPoint(mark.sample, mark.sample, mark.flush_id))
         self._settle()
@@ -439,7 +441,7 @@ class Stream:
             at_s = sample / SAMPLE_RATE
             if boundary.starts:
                 self._regions.append(_Region(sample))
-                self._events.append(SpeechStarted(at_s=at_s))
+                self._events.append(SpeechStarted(at_s=at_s, flushes=self._passed_marks))
             else:
                 self._regions[-1].end = sample
                 self._events.append(SpeechEnded(at_s=at_s))

@@ -57,6 +57,27 @@ class Lease:
         self.streams = streams
         self._admission: Admission | None = admission
 
+    def pass_on(self, room: Room) -> Lease:
+        """The same right for whoever goes on in its holder's place; this lease is spent.
+
+        Nothing is asked but whether there is room, and that only in another model's.
+
+        Raises:
+            Refusal: ``not_ready`` or ``overloaded``; then the lease is still good. ``draining``: its session was
+                closed, as all are at the end.
+        """
+        if self._admission is None:
+            raise Refusal("draining", "the server is going down")
+        moves = room is not self.room
+        if moves and (refusal := room.refusal(self.streams)) is not None:
+            raise refusal
+        heir = Lease(self._admission, self.principal, room, self.streams)
+        if moves:
+            self.room.leave(self, self.streams)
+            room.enter(heir, self.streams)
+        self._admission = None
+        return heir
+
     def release(self) -> None:
         """Give the right back. Safe to call twice."""
         admission, self._admission = self._admission, None

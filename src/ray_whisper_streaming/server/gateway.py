@@ -18,7 +18,7 @@ from ray_whisper_streaming.core.events import Event
 from ray_whisper_streaming.core.options import StreamOptions
 from ray_whisper_streaming.errors import RayWhisperError
 from ray_whisper_streaming.server.access import Access, Principal
-from ray_whisper_streaming.server.admission import Admission
+from ray_whisper_streaming.server.admission import Admission, Lease
 from ray_whisper_streaming.server.audio import AudioFormat
 from ray_whisper_streaming.server.config import ServerConfig
 from ray_whisper_streaming.server.intake import AudioIntake
@@ -113,6 +113,7 @@ class Gateway:
         protocol: str,
         live: bool = True,
         notes: bool = False,
+        place: Lease | None = None,
     ) -> Session:
         """Let a session in and open its streams. Close it whatever happens.
 
@@ -123,9 +124,10 @@ class Gateway:
             protocol: its name in logs and metrics.
             live: audio comes as it is spoken; False for recordings, whose lag means nothing.
             notes: the session tells `Progress` and `Lagging`.
+            place: the lease of a session that this one goes on for; it is passed on.
 
         Raises:
-            Refusal: see `Admission.admit`; or ``unauthorized``, as the key is no longer good.
+            Refusal: see `Admission.admit`, or `Lease.pass_on`; or ``unauthorized``, as the key is no longer good.
             ConfigurationError: the model is not served here, or can't do what the options want.
         """
         options, audio = options or StreamOptions(), audio or AudioFormat()
@@ -136,12 +138,19 @@ class Gateway:
         if not self.access.holds(principal):
             raise self._refused(Refusal("unauthorized", "the API key was revoked or has expired"))
         if not model.is_loaded:
-            self._count_refusal(lambda: self.admission.check(principal, [model.room], audio.streams))
+            if place is None:
+                self._count_refusal(lambda: self.admission.check(principal, [model.room], audio.streams))
             try:
                 await model.want()
             except Refusal as refusal:
                 raise self._refused(refusal) from None
-        lease = self._count_refusal(lambda: self.admission.admit(principal, model.room, audio.streams))
+        lease = self._count_refusal(
+            lambda: (
+                self.admission.admit(principal, model.room, audio.streams)
+                if place is None
+                else place.pass_on(model.room)
+            )
+        )
         session_id = secrets.token_urlsafe(SESSION_ID_BYTES)
         streams: list[AsyncLiveStream] = []
         try:

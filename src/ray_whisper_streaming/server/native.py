@@ -52,8 +52,6 @@ async def stream(websocket: WebSocket) -> None:
         principal = gateway.authenticate(websocket)
         if principal.session_id is not None:
             raise Refusal("forbidden", "this token is for following a session")
-        if gateway.admission.draining:
-            gateway.check_room(principal)
     except Refusal as refusal:
         await refuse_websocket(websocket, refusal, encode(_refusal_message(refusal)).decode())
         return
@@ -211,9 +209,8 @@ class Conversation:
             case Draining():
                 self._append_message(native_messages.Draining(within=event.within_s))
             case Ending():
-                self._reason = event.reason
-                if event.reason in ENDINGS:
-                    self._append_message(error_message(event.reason, ENDINGS[event.reason], fatal=False))
+                if self._machine.state != "closing":  # otherwise all is there, and the end the client's own
+                    self._tell_end(event.reason)
             case Progress():
                 self._append_progress(event)
             case Lagging():
@@ -229,6 +226,11 @@ class Conversation:
                     self.log.append_partial(encode(native.numbered(message, self.log.next_number)), channel)
                 else:
                     self._append_message(message)
+
+    def _tell_end(self, reason: str) -> None:
+        if reason in ENDINGS and reason != self._reason:
+            self._append_message(error_message(reason, ENDINGS[reason], fatal=False))
+        self._reason = reason
 
     def _append_progress(self, progress: Progress) -> None:
         self._append_message(
@@ -264,6 +266,7 @@ class Conversation:
 
     def _give_up(self) -> None:
         self.session.end("abandoned")
+        self._tell_end("abandoned")  # its rest is dropped, whoever ended it before
         # Ends `_record`, which closes the rest.
         self._closing = asyncio.ensure_future(self.session.aclose())
 

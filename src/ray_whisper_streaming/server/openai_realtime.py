@@ -15,6 +15,7 @@ from starlette.websockets import WebSocket
 
 from ray_whisper_streaming.errors import ConfigurationError, ProtocolError, StreamClosed
 from ray_whisper_streaming.server.access import Principal, choose_subprotocol, find_credential
+from ray_whisper_streaming.server.admission import Lease
 from ray_whisper_streaming.server.foreign import Batch, EventReader, session_audio
 from ray_whisper_streaming.server.gateway import Gateway
 from ray_whisper_streaming.server.openai_errors import error_response, refusal_response
@@ -35,7 +36,7 @@ SUBPROTOCOL = "realtime"
 """What OpenAI's browser programs offer beside their secret."""
 
 REOPEN_S = 30.0
-"""A session whose options changed is let in again at once, or it waits for its turn, for so long."""
+"""A session that changes to another model waits for room there for so long."""
 
 ID_BYTES = 12
 MAX_BODY_BYTES = 64 * 1024
@@ -108,8 +109,9 @@ async def client_secrets(request: Request) -> Response:
 class _Conversation:
     """One connection: its streams follow one another, each a session of the gateway.
 
-    The reading task opens a session and feeds it; the writing task tells its events until its last one, closes it, and
-    goes on with the next. Only then is that one opened, so that a connection never holds more than one place.
+    The reading task opens a session and feeds it; the writing task tells its events until its last one. Then the next
+    is opened, in the same place: a connection holds one, from its first audio to its end. A session that was finished
+    for the next is closed only when that is open, so that a server that goes down sees one all the time.
     """
 
     def __init__(self, gateway: Gateway, principal: Principal, peer: Peer, config: SessionConfig) -> None:
@@ -119,9 +121,10 @@ class _Conversation:
         self._protocol = RealtimeProtocol(f"sess_{secrets.token_urlsafe(ID_BYTES)}", config)
         self._reader = EventReader()
         self._session: Session | None = None
+        self._finished: Session | None = None
+        self._place: Lease | None = None
         self._free = asyncio.Event()
         self._free.set()
-        self._opened_before = False
         self._ended: tuple[str, str, int] | None = None
 
     async def read(self) -> None:
@@ -146,17 +149,22 @@ class _Conversation:
     async def write(self) -> None:
         """Tell events and answers, until the server ends the session."""
         await self._tell()
+        over: Session | None = None
         while self._ended is None:
             session = self._session
-            if session is None:
+            if session is None or session is over:
                 await self._reader.wait()
                 await self._tell()
                 continue
             async for batch in self._reader.batches(session):
                 self._receive(batch)
                 await self._tell()
-            await session.aclose()
-            self._session = None
+            over = session
+            if session is not self._finished:  # it failed, and nobody knows when audio for another one comes
+                if not session.closed:
+                    self._place = session.lease.pass_on(session.lease.room)
+                self._session = None
+                await session.aclose()
             self._free.set()
         code, message, close_code = self._ended
         self._protocol.say_error(message, code=code)
@@ -167,14 +175,18 @@ class _Conversation:
         """Give up what is open."""
         if self._session is not None:
             await self._session.aclose()
+        if self._place is not None:
+            self._place.release()
 
     async def _act(self) -> None:
         for action in self._protocol.actions():
             if isinstance(action, OpenStream):
                 await self._free.wait()
                 self._free.clear()
-                self._session = await self._open(action)
+                before, self._session = self._session, await self._open(action)
                 self._reader.wake()
+                if before is not None:
+                    await before.aclose()
                 continue
             session = self._session
             if session is None:
@@ -185,21 +197,24 @@ class _Conversation:
                 elif isinstance(action, FlushStream):
                     session.flush(action.flush_id)
                 else:
+                    self._finished = session
                     session.finish()
 
     async def _open(self, action: OpenStream) -> Session:
         until = self._gateway.clock() + REOPEN_S
+        place = self._place if self._session is None else self._session.lease
         while True:
             try:
-                session = await self._gateway.open_session(
-                    self._principal, action.options, session_audio(action.audio), protocol=PROTOCOL
+                return await self._gateway.open_session(
+                    self._principal,
+                    action.options,
+                    session_audio(action.audio),
+                    protocol=PROTOCOL,
+                    place=place,
                 )
-                self._opened_before = True
-                return session
             except Refusal as refusal:
                 wait_s = refusal.retry_after_s
-                late = wait_s is None or self._gateway.clock() + wait_s > until
-                if not self._opened_before or late:
+                if place is None or wait_s is None or self._gateway.clock() + wait_s > until:
                     raise
                 await asyncio.sleep(wait_s or 0.0)
 

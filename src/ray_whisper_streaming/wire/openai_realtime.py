@@ -12,6 +12,10 @@ Without turn detection a turn is what the client commits; its deltas come as soo
 that the commit will have::
 
     delta* - (commit) - committed - item.added - item.done - delta* - completed | failed
+
+A stream decodes in the order of its audio, so its items wait in that order, and the first of them gets the words. An
+utterance that voice activity ended has its end with its `Final`; what the client ended (a commit, also with
+``server_vad``, or a clear) holds whatever the stream was sent until then, and has its end with its `Flushed`.
 """
 
 from __future__ import annotations
@@ -36,8 +40,16 @@ from ray_whisper_streaming.core.events import (
     SpeechStarted,
     StreamFailed,
 )
+from ray_whisper_streaming.core.options import StreamOptions
 from ray_whisper_streaming.core.transcript import Word
-from ray_whisper_streaming.wire.actions import Action, FeedAudio, FinishStream, FlushStream, OpenStream
+from ray_whisper_streaming.wire.actions import (
+    Action,
+    AudioFormat,
+    FeedAudio,
+    FinishStream,
+    FlushStream,
+    OpenStream,
+)
 from ray_whisper_streaming.wire.openai_common import BadParameter, logprobs
 from ray_whisper_streaming.wire.openai_session import SessionConfig
 
@@ -66,28 +78,37 @@ CONVERSATION_EVENTS = frozenset(
 """What the protocol has, but no transcription session."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Item:
     """A turn on its way: from its first audio to its transcript."""
 
     item_id: str
     start_s: float
     end_s: float | None = None
+    """Where it ended; None: it is under way."""
     flush_id: str = ""
-    """The flush that ends it; without one, its utterance's end does."""
-    committed: bool = False
+    """The flush that the client ended it with."""
     dropped: bool = False
-    awaited: bool = False
-    """Committed by the client before its speech was noticed: the next speech before ``end_s`` is its."""
+    """Nothing more is told of it."""
     words: list[Word] = field(default_factory=list[Word])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Span:
     """One stream of the session: where it begins on the session's time line, and who ends its turns."""
 
     offset_s: float
     voice_activity: bool
+    language: str | None
+    items: deque[_Item] = field(default_factory=deque[_Item])
+    """Those that end in it, or are its utterance under way, in the order they are decoded."""
+    flushes: int = 0
+    """How often the client ended a turn of it."""
+
+    @property
+    def utterance(self) -> _Item | None:
+        """The one under way."""
+        return self.items[-1] if self.items and self.items[-1].end_s is None else None
 
 
 class RealtimeProtocol:
@@ -101,15 +122,13 @@ class RealtimeProtocol:
     def __init__(self, session_id: str, config: SessionConfig) -> None:
         self.session_id = session_id
         self.config = config
-        self._language = config.language
         self._actions: list[Action] = []
         self._messages: list[bytes] = []
-        self._items: deque[_Item] = deque()
+        self._turn: _Item | None = None  # the client's, under way; it goes on over updates
         self._spans: deque[_Span] = deque()
         self._open = False
         self._received_s = 0.0
         self._turn_start_s = 0.0
-        self._cleared_s = 0.0
         self._last_item: str | None = None
         self._event_numbers = itertools.count(1)
         self._item_numbers = itertools.count(1)
@@ -199,8 +218,8 @@ class RealtimeProtocol:
         if not data:
             return
         self._ensure_open()
-        if not self.config.voice_activity and not self._has_manual_turn():
-            self._items.append(self._new_item(self._received_s))
+        if not self.config.voice_activity and self._turn is None:
+            self._turn = self._new_item(self._received_s)
         self._received_s += len(data) / self.config.bytes_per_s
         self._actions.append(FeedAudio(data))
 
@@ -213,49 +232,47 @@ class RealtimeProtocol:
                 param=None,
                 code="input_audio_buffer_commit_empty",
             )
-        flush_id = f"commit-{next(self._flush_numbers)}"
-        item = self._items[-1] if self._items and self._items[-1].end_s is None else None
-        if item is None:  # with server_vad, while nobody was heard to speak
-            item = self._new_item(self._turn_start_s)
-            item.awaited = True
-            self._items.append(item)
-        item.end_s = self._received_s
-        if item.awaited or not self.config.voice_activity:
-            item.flush_id = flush_id
-        self._say_committed(item)
+        self._commit_turn()
+
+    def _commit_turn(self) -> None:
         self._ensure_open()
-        self._actions.append(FlushStream(flush_id))
+        self._say_committed(self._end_turn(self._spans[-1], "commit"))
 
     def _clear(self) -> None:
         if self._received_s > self._turn_start_s:
-            flush_id = f"clear-{next(self._flush_numbers)}"
-            if self._items and self._items[-1].end_s is None:
-                item = self._items[-1]
-                item.dropped, item.end_s = True, self._received_s
-                if not self.config.voice_activity:
-                    item.flush_id = flush_id
-            self._turn_start_s = self._cleared_s = self._received_s
             self._ensure_open()
-            self._actions.append(FlushStream(flush_id))
+            last = self._spans[-1]
+            for span in self._spans:
+                # In what an earlier one was sent, speech may be yet to be noticed.
+                if span.voice_activity or span is last:
+                    self._end_turn(span, "clear").dropped = True
+            self._turn_start_s = self._received_s
         self._send("input_audio_buffer.cleared")
 
+    def _end_turn(self, span: _Span, why: str) -> _Item:
+        """End what is under way in ``span``: it is complete once all that the stream was sent is decoded."""
+        last = span is self._spans[-1]
+        turn = self._turn if last else None
+        item = turn or span.utterance or self._new_item(self._turn_start_s)
+        if item is not span.utterance:
+            span.items.append(item)
+        item.end_s = self._received_s
+        item.flush_id = f"{why}-{next(self._flush_numbers)}"
+        span.flushes += 1
+        if last:  # the others are finished already: their ends are the ends of their items
+            self._turn = None
+            self._actions.append(FlushStream(item.flush_id))
+        return item
+
     def _update(self, change: object) -> None:
-        config = self.config.updated(change)
-        if self._open and (config.stream_options(), config.audio_format) != (
-            self.config.stream_options(),
-            self.config.audio_format,
-        ):
-            if config.voice_activity and not self.config.voice_activity and self._has_manual_turn():
-                # Nobody would commit it any more.
-                item = self._items[-1]
-                item.end_s, item.flush_id = self._received_s, f"commit-{next(self._flush_numbers)}"
-                self._say_committed(item)
-                self._actions.append(FlushStream(item.flush_id))
+        before, self.config = self.config, self.config.updated(change)
+        if self._open and _stream_of(before) != _stream_of(self.config):
+            if self.config.voice_activity and self._turn is not None:
+                self._commit_turn()  # nobody would do it any more
             self._actions.append(FinishStream())
             self._open = False
-        self.config = config
-        self._language = config.language
-        self._send("session.updated", session=config.public(self.session_id))
+            self._ensure_open()
+        self._send("session.updated", session=self.config.public(self.session_id))
 
     # ---------------------------------------------------------------- the stream
 
@@ -265,55 +282,47 @@ class RealtimeProtocol:
             return
         span = self._spans[0]
         if isinstance(event, SpeechStarted):
-            if span.voice_activity:
-                self._speech_started(span.offset_s + event.at_s)
+            # What began before the client ended a turn belongs to that.
+            if span.voice_activity and event.flushes >= span.flushes:
+                self._speech_started(span, span.offset_s + event.at_s)
         elif isinstance(event, SpeechEnded):
-            if span.voice_activity:
-                self._speech_ended(span.offset_s + event.at_s)
+            if span.voice_activity and span.utterance is not None:
+                self._speech_ended(span.utterance, span.offset_s + event.at_s)
         elif isinstance(event, Committed):
             self._words(event.words)
         elif isinstance(event, LanguageDetected):
-            self._language = event.language
+            span.language = event.language
         elif isinstance(event, Flushed):
-            if self._items and self._items[0].flush_id == event.flush_id:
-                self._complete(self._items.popleft())
+            if span.items and span.items[0].flush_id == event.flush_id:
+                self._complete(span.items.popleft())
         elif isinstance(event, Final):
-            # An item that waits for its flush has its end there.
-            if span.voice_activity and self._is_due() and not self._items[0].flush_id:
-                self._complete(self._items.popleft())
+            if span.voice_activity and span.items and not span.items[0].flush_id:
+                self._complete(span.items.popleft())
             if event.end_of_stream:
+                while span.items:
+                    self._complete(span.items.popleft())
                 self._end_span()
         elif isinstance(event, StreamFailed):
-            self._fail("the transcription failed")
+            self._fail(span, "the transcription failed")
             self._end_span()
 
-    def _speech_started(self, at_s: float) -> None:
-        for item in self._items:
-            if item.awaited and item.end_s is not None and at_s < item.end_s:
-                item.awaited, item.flush_id = False, ""
-                return
+    def _speech_started(self, span: _Span, at_s: float) -> None:
         item = self._new_item(at_s)
-        item.dropped = at_s < self._cleared_s
-        self._items.append(item)
-        if not item.dropped:
-            self._send(
-                "input_audio_buffer.speech_started", audio_start_ms=round(at_s * 1000), item_id=item.item_id
-            )
+        span.items.append(item)
+        self._send(
+            "input_audio_buffer.speech_started", audio_start_ms=round(at_s * 1000), item_id=item.item_id
+        )
 
-    def _speech_ended(self, at_s: float) -> None:
-        item = next((each for each in self._items if each.end_s is None), None)
-        if item is None:  # the client committed or cleared it
-            return
+    def _speech_ended(self, item: _Item, at_s: float) -> None:
         item.end_s = at_s
-        if item.dropped:
-            return
         self._send("input_audio_buffer.speech_stopped", audio_end_ms=round(at_s * 1000), item_id=item.item_id)
         self._say_committed(item)
 
     def _words(self, words: tuple[Word, ...]) -> None:
-        if not self._items:
+        # A turn of the client may have its beginning in one stream and its end in another.
+        item = next((item for span in self._spans for item in span.items), self._turn)
+        if item is None:
             return
-        item = self._items[0]
         text = "".join(word.text for word in words)
         if not item.words:
             text = text.lstrip()
@@ -330,27 +339,26 @@ class RealtimeProtocol:
     def _complete(self, item: _Item) -> None:
         if item.dropped:
             return
-        if not item.committed:
-            item.end_s = item.end_s or self._received_s
+        if item.end_s is None:
+            item.end_s = self._received_s
             self._say_committed(item)
-        length_s = max(0.0, (item.end_s or item.start_s) - item.start_s)
+        language = self._spans[0].language
         self._send(
             "conversation.item.input_audio_transcription.completed",
             item_id=item.item_id,
             content_index=0,
             transcript="".join(word.text for word in item.words).strip(),
-            usage={"type": "duration", "seconds": round(length_s, 3)},
-            languages=[{"code": self._language}] if self._language else [],
+            usage={"type": "duration", "seconds": round(max(0.0, item.end_s - item.start_s), 3)},
+            languages=[{"code": language}] if language else [],
             **self._logprobs(item.words),
         )
 
-    def _fail(self, message: str) -> None:
+    def _fail(self, span: _Span, message: str) -> None:
         error = {"type": "server_error", "code": "transcription_failed", "message": message, "param": None}
         told = False
-        while self._is_due():
-            item = self._items.popleft()
-            if item.committed and not item.dropped:
-                told = True
+        for item in self._items_of(span):
+            if item.end_s is not None and not item.dropped:
+                told = item.dropped = True
                 self._send(
                     "conversation.item.input_audio_transcription.failed",
                     item_id=item.item_id,
@@ -359,8 +367,17 @@ class RealtimeProtocol:
                 )
         if not told:
             self.say_error(message, code="transcription_failed")
-        if len(self._spans) < 2:  # its audio is gone: a commit of nothing more is one of nothing
-            self._turn_start_s = self._received_s
+        # Its audio is gone: what is under way begins behind it, and a commit of nothing more is one of nothing.
+        behind_s = self._spans[1].offset_s if len(self._spans) > 1 else self._received_s
+        self._turn_start_s = max(self._turn_start_s, behind_s)
+        if self._turn is not None and self._turn.start_s < behind_s:
+            self._turn = self._new_item(behind_s) if len(self._spans) > 1 else None
+
+    def _items_of(self, span: _Span) -> list[_Item]:
+        """All that wait for words of the stream in front, the client's turn that ends in a later one among them."""
+        following = next((item for later in list(self._spans)[1:] for item in later.items), None)
+        crosses = following is not None and following.start_s < self._spans[1].offset_s
+        return [*span.items, following] if following is not None and crosses else [*span.items]
 
     def _end_span(self) -> None:
         """The stream in front is over; if it was the one that is fed, the next audio opens another."""
@@ -374,23 +391,13 @@ class RealtimeProtocol:
         if self._open:
             return
         self._open = True
-        self._spans.append(_Span(self._received_s, self.config.voice_activity))
+        self._spans.append(_Span(self._received_s, self.config.voice_activity, self.config.language))
         self._actions.append(OpenStream(options=self.config.stream_options(), audio=self.config.audio_format))
-
-    def _is_due(self) -> bool:
-        """Whether the item in front began before the next stream."""
-        if not self._items:
-            return False
-        return len(self._spans) < 2 or self._items[0].start_s < self._spans[1].offset_s
-
-    def _has_manual_turn(self) -> bool:
-        return bool(self._items) and self._items[-1].end_s is None
 
     def _new_item(self, start_s: float) -> _Item:
         return _Item(f"item_{self.session_id}_{next(self._item_numbers)}", start_s)
 
     def _say_committed(self, item: _Item) -> None:
-        item.committed = True
         self._turn_start_s = max(self._turn_start_s, item.end_s or 0.0)
         before, self._last_item = self._last_item, item.item_id
         self._send("input_audio_buffer.committed", item_id=item.item_id, previous_item_id=before)
@@ -417,6 +424,11 @@ def error_event(message: str, *, code: str, kind: str, param: str | None = None)
     """An ``error`` event of a connection that became no session."""
     error = {"type": kind, "code": code, "message": message, "param": param, "event_id": None}
     return msgspec.json.encode({"type": "error", "event_id": "event_0", "error": error})
+
+
+def _stream_of(config: SessionConfig) -> tuple[StreamOptions, AudioFormat, bool]:
+    """What another stream is needed for, where it changes."""
+    return config.stream_options(), config.audio_format, config.voice_activity
 
 
 def _decoded(message: str | bytes) -> dict[str, Any]:

@@ -9,6 +9,10 @@ import { Packets } from "./packets.js";
 const PATH = "/v1/stream";
 const SUBPROTOCOL = "ray-whisper";
 
+/** In front of a packet's samples: its number. */
+const HEADER_BYTES = 4;
+const SAMPLE_BYTES = 2;
+
 /** Waiting before each new attempt; the last one holds from then on. */
 const RETRY_S = [0.3, 1, 2, 4, 8];
 
@@ -50,9 +54,10 @@ export class Connection {
   #idleS = 60;
   #sentAt = 0;
   #heardAt = 0;
+  /** When data was given to the browser last while none was waiting there. */
+  #clearAt = 0;
   /** The server's session: its id, where it begins on our time line, the last event heard, the next word. */
   #session = null;
-  #firstPacket = 0;
   #doneSample = 0;
   #committedS = 0;
 
@@ -104,9 +109,9 @@ export class Connection {
 
   /** @param {Int16Array} samples mono, at the rate agreed */
   send(samples) {
-    if (this.#over || this.#finishing || !samples.length) return;
-    const packet = this.#packets.append(samples);
-    if (this.#live) this.#sendPacket(packet);
+    if (this.#over || this.#finishing) return;
+    const packets = this.#packets.append(samples);
+    if (this.#live) for (const packet of packets) this.#sendPacket(packet);
   }
 
   /** No more audio will come: the last words, and then `ended`, follow. */
@@ -137,11 +142,11 @@ export class Connection {
   }
 
   #sendPacket(packet) {
-    const header = 4;
-    const message = new Uint8Array(header + packet.samples.byteLength);
-    new DataView(message.buffer).setUint32(0, packet.number - this.#firstPacket, true);
+    const message = new Uint8Array(HEADER_BYTES + packet.samples.byteLength);
+    new DataView(message.buffer).setUint32(0, packet.number, true);
     const { buffer, byteOffset, byteLength } = packet.samples;
-    message.set(new Uint8Array(buffer, byteOffset, byteLength), header);
+    message.set(new Uint8Array(buffer, byteOffset, byteLength), HEADER_BYTES);
+    if (!this.#socket.bufferedAmount) this.#clearAt = performance.now();
     this.#socket.send(message);
     this.#sentAt = performance.now();
   }
@@ -178,21 +183,17 @@ export class Connection {
 
   #ready(message) {
     if (!message.resumed) {
-      this.#packets.cutBefore(this.#doneSample);
-      const first = this.#packets.first;
-      this.#firstPacket = first ? first.number : this.#packets.next;
-      const base = first ? first.start : this.#packets.end;
+      const longest = Math.floor((message.limits.message_bytes - HEADER_BYTES) / SAMPLE_BYTES);
       this.#session = {
         id: message.session_id,
-        base,
+        base: this.#packets.restart(this.#doneSample, longest),
         heard: -1,
         nextWord: 0,
         repeatedUntilS: this.#committedS,
       };
     }
-    const next = this.#firstPacket + message.next_audio;
-    const unsent = this.#packets.from(next);
-    if (unsent.length && unsent[0].number > next) {
+    const unsent = this.#packets.from(message.next_audio);
+    if (unsent.length && unsent[0].number > message.next_audio) {
       // Away for so long that audio had to be forgotten: this session can't have it any more.
       this.#detach().close(1000);
       return this.#beginAgain(this.#doneSample);
@@ -278,7 +279,8 @@ export class Connection {
   #look() {
     if (!this.#live) return;
     const now = performance.now();
-    if (this.#socket.bufferedAmount && now - this.#heardAt > SILENT_S * 1000) this.#cut();
+    const silentMs = now - Math.max(this.#heardAt, this.#clearAt);
+    if (this.#socket.bufferedAmount && silentMs > SILENT_S * 1000) this.#cut();
     else if (now - this.#sentAt > (this.#idleS * 1000) / PULSES) this.#say({ type: "keep_alive" });
   }
 

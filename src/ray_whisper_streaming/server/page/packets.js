@@ -6,29 +6,32 @@
 /** A connection that stays lost must not fill the memory: ten minutes at 16 kHz are 19 MB. */
 const KEPT_S = 600;
 
+/** The longest packet: what is lost on the way is sent again in whole ones. */
+const PACKET_S = 0.5;
+
 export class Packets {
   #kept = [];
   #next = 0;
+  #longest;
 
   /** @param {number} rate samples per second */
   constructor(rate) {
     this.rate = rate;
     /** Samples appended so far. */
     this.end = 0;
+    this.#longest = Math.round(PACKET_S * rate);
   }
 
-  /** The number that the next packet gets. */
-  get next() {
-    return this.#next;
-  }
-
-  /** @param {Int16Array} samples at least one */
+  /**
+   * @param {Int16Array} samples any number
+   * @returns the packets that they make
+   */
   append(samples) {
-    const packet = { number: this.#next++, start: this.end, samples };
+    const packets = this.#cut(samples, this.end);
     this.end += samples.length;
-    this.#kept.push(packet);
+    this.#kept.push(...packets);
     this.forgetBefore(this.end - KEPT_S * this.rate);
-    return packet;
+    return packets;
   }
 
   /** Forget the packets that end before a sample. */
@@ -42,17 +45,32 @@ export class Packets {
     return this.#kept.filter((packet) => packet.number >= number);
   }
 
-  /** Forget all before a sample exactly, so that the first packet kept begins with it. */
-  cutBefore(sample) {
+  /**
+   * Another session begins: number the packets from 0, the first one beginning with a sample, or with the first that is
+   * still kept.
+   *
+   * @param {number} sample all before it is forgotten
+   * @param {number} longest samples of a packet that the server takes
+   * @returns the sample that the first packet begins with
+   */
+  restart(sample, longest) {
     this.forgetBefore(sample);
-    const first = this.#kept[0];
-    if (!first || first.start >= sample) return;
-    first.samples = first.samples.subarray(sample - first.start);
-    first.start = sample;
+    this.#longest = Math.min(Math.round(PACKET_S * this.rate), longest);
+    this.#next = 0;
+    const kept = this.#kept;
+    this.#kept = [];
+    for (const { start, samples } of kept) {
+      const begin = Math.max(start, sample);
+      this.#kept.push(...this.#cut(samples.subarray(begin - start), begin));
+    }
+    return this.#kept[0]?.start ?? this.end;
   }
 
-  /** The first packet kept; none where there is nothing to send again. */
-  get first() {
-    return this.#kept[0];
+  #cut(samples, start) {
+    const packets = [];
+    for (let at = 0; at < samples.length; at += this.#longest) {
+      packets.push({ number: this.#next++, start: start + at, samples: samples.subarray(at, at + this.#longest) });
+    }
+    return packets;
   }
 }

@@ -5,6 +5,9 @@ const FULL_SCALE = 32767;
 
 const TICK_MS = 100;
 
+/** Timers of hidden pages fire once a minute. A gap longer than this is the sleep of a machine: no time to catch up with. */
+const LONGEST_GAP_MS = 120_000;
+
 /** As fast as it is taken: sent at a time, and what may be on its way or undecoded meanwhile. */
 const PIECE_S = 0.5;
 const MAX_WAITING_BYTES = 256 * 1024;
@@ -59,10 +62,14 @@ export class Recording {
   }
 
   #pace(give, end) {
-    const startedAt = performance.now();
+    let lastAt = performance.now();
+    let playedMs = 0;
     const tick = () => {
       // By the clock, not by the tick: timers of hidden pages are slow.
-      this.#giveUntil(Math.round(((performance.now() - startedAt) / 1000) * RATE), give);
+      const now = performance.now();
+      playedMs += Math.min(now - lastAt, LONGEST_GAP_MS);
+      lastAt = now;
+      this.#giveUntil(Math.round((playedMs / 1000) * RATE), give);
       if (this.#at < this.#samples.length) this.#timer = setTimeout(tick, TICK_MS);
       else end();
     };
