@@ -29,6 +29,17 @@ MIN_RATE, MAX_RATE = 4_000, 384_000
 
 SAMPLE_BYTES = {"s16le": 2, "f32le": 4, "mulaw": 1, "alaw": 1}
 
+# Of WAV files (RIFF, little-endian):
+RIFF_HEAD, CHUNK_HEAD = 12, 8
+MAX_CHUNKS = 1_000
+"""Looked at in front of the audio."""
+
+ENDLESS_BYTES = 0x7FFF0000
+"""So much, or more, is announced by who writes to a pipe and can't tell the length: 2 or 4 GB, less the head. Or 0."""
+
+SLACK_BYTES = 1_024
+"""Some count their head or a filling byte as audio."""
+
 
 SAFE_FORMATS = (
     "3gp,aac,ac3,aiff,amr,asf,au,avi,caf,dts,eac3,flac,flv,matroska,mov,mp3,mp4,"
@@ -52,12 +63,13 @@ def decode_file(
         int16 mono 16 kHz, shape (n,), as long as FFmpeg's frames are.
 
     Raises:
-        AudioError: no audio stream in it, damaged, or not to be read.
+        AudioError: no audio stream in it, damaged, a WAV that is shorter than it says, or not to be read.
     """
     path = os.fspath(cast("os.PathLike[str]", file)) if isinstance(file, (str, os.PathLike)) else None
     name = "the input" if path is None else os.path.basename(path)
     options = {"format_whitelist": SAFE_FORMATS} if untrusted else {}
     try:
+        _check_whole(file, name)
         opened: Any = av.open(path or file, "r", options=options)
         with opened as container:
             if not container.streams.audio:
@@ -74,6 +86,42 @@ def decode_file(
     except (FFmpegError, OSError) as error:
         why = error.strerror or type(error).__name__
         raise AudioError(f"{name} can't be read as audio: {why}") from error
+
+
+def _check_whole(file: AudioFile, name: str) -> None:
+    """Refuse a WAV whose end was lost on the way: FFmpeg takes what is there for all of it."""
+    if isinstance(file, (str, os.PathLike)):
+        if os.path.isfile(file):
+            with open(file, "rb") as opened:
+                _check_wav(opened, name)
+        return
+    try:
+        begin = file.tell()
+    except (AttributeError, OSError):
+        return  # a pipe
+    _check_wav(file, name)
+    file.seek(begin)
+
+
+def _check_wav(file: BinaryIO, name: str) -> None:
+    head = file.read(RIFF_HEAD)
+    if head[:4] != b"RIFF" or head[8:] != b"WAVE":
+        return
+    for _ in range(MAX_CHUNKS):
+        chunk = file.read(CHUNK_HEAD)
+        if len(chunk) < CHUNK_HEAD:
+            return
+        size = int.from_bytes(chunk[4:], "little")
+        if chunk[:4] == b"data":
+            begin = file.tell()
+            file.seek(0, os.SEEK_END)
+            there = file.tell() - begin
+            if there + SLACK_BYTES < size < ENDLESS_BYTES:
+                raise AudioError(
+                    f"{name} is cut off: {there} of the {size} bytes of audio it announces are there"
+                )
+            return
+        file.seek(size + size % 2, os.SEEK_CUR)
 
 
 def frame_samples(frame: Any) -> npt.NDArray[Any]:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import io
 import json
 import socket
 import struct
 import urllib.error
 import urllib.request
+import wave
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,9 @@ from ray_whisper_streaming.core.transcript import Word
 from ray_whisper_streaming.engines.scripted import ScriptedEngine
 from ray_whisper_streaming.server.keys import KeyFile, KeyLimits
 from ray_whisper_streaming.server.load import Load
+from ray_whisper_streaming.server.peer import Peer
+from ray_whisper_streaming.wire.deepgram import ListenProtocol
+from ray_whisper_streaming.wire.openai_realtime import RealtimeProtocol
 
 TOUR = (SAMPLES / "city_tour.flac").read_bytes()
 SPEECH = speech("city_tour.flac")
@@ -372,6 +377,37 @@ async def test_clients_that_vanish_leave_nothing(path: str) -> None:
         assert server.gateway.admission.streams == 0
 
 
+@pytest.mark.parametrize(
+    ("path", "message", "protocol"), [(LISTEN, "{}", ListenProtocol), (REALTIME, update(), RealtimeProtocol)]
+)
+async def test_of_who_does_not_read_no_more_is_taken(
+    path: str, message: str, protocol: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its answers would pile up."""
+    at_once, take, reads, taken = Peer.send, protocol.receive_message, asyncio.Event(), 0
+
+    async def send_later(self: Peer, message: str | bytes) -> None:
+        await reads.wait()
+        await at_once(self, message)
+
+    def count(self: Any, message: str | bytes) -> None:
+        nonlocal taken
+        taken += 1
+        take(self, message)
+
+    monkeypatch.setattr(Peer, "send", send_later)
+    monkeypatch.setattr(protocol, "receive_message", count)
+    async with served(words=WORDS) as server, connect(server, path) as client:
+        for _ in range(1_000):
+            await client.send(message)
+        await eventually(lambda: taken > 100)
+        await asyncio.sleep(0.5)  # it has all that was sent
+        assert taken <= 250
+        reads.set()
+        answers = [await hear(client) for _ in range(1_000)]
+        assert {answer["type"] for answer in answers} <= {"Error", "session.created", "session.updated"}
+
+
 @pytest.mark.parametrize("stream", ["false", "true"])
 async def test_an_upload_whose_client_vanishes(stream: str) -> None:
     body, headers = form({"model": "whisper-1", "stream": stream})
@@ -451,6 +487,18 @@ async def test_half_a_recording_is_no_transcript(tmp_path: Path) -> None:
     async with served(words=WORDS, session_s=1.0, latency_s=1.5) as server:
         answer = await transcribe(server)
         assert (answer.status, answer.json()["error"]["code"]) == (400, "session_limit")
+
+
+@pytest.mark.parametrize("stream", ["false", "true"])
+async def test_half_a_wav_is_no_recording(stream: str) -> None:
+    recording = io.BytesIO()
+    with wave.open(recording, "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        file.writeframes(SPEECH.tobytes())
+    body, headers = form({"model": "whisper-1", "stream": stream}, recording.getvalue()[: len(SPEECH)])
+    async with served(words=WORDS) as server:
+        answer = await fetch(f"{server.http}/v1/audio/transcriptions", body, **headers)
+        assert json.loads(answer.body.removeprefix(b"data: "))["error"]["code"] == "invalid_audio"
 
 
 async def test_the_right_answers(here: Served) -> None:

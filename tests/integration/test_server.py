@@ -29,15 +29,16 @@ from tests.helpers.serving import (
     text_of,
 )
 
-from ray_whisper_streaming import Final, StreamOptions
+from ray_whisper_streaming import AsyncPool, Final, StreamOptions
 from ray_whisper_streaming.core.jobs import Failure, Job, Result
 from ray_whisper_streaming.core.transcript import Word
 from ray_whisper_streaming.engines.scripted import ScriptedEngine
 from ray_whisper_streaming.errors import ConfigurationError, EngineError, ModelNotFound, PoolError
 from ray_whisper_streaming.server.access import Principal
 from ray_whisper_streaming.server.config import ServerConfig
+from ray_whisper_streaming.server.gateway import Gateway
 from ray_whisper_streaming.server.peer import Peer
-from ray_whisper_streaming.server.serving import check_exposure
+from ray_whisper_streaming.server.serving import Server, check_exposure
 
 
 @pytest.fixture
@@ -437,6 +438,24 @@ async def test_a_model_that_is_not_there_ends_the_server() -> None:
     with pytest.raises(ModelNotFound):
         async with served(engine=AbsentEngine):
             pass
+
+
+class SlowToLoad(ScriptedEngine):
+    """Takes its time to load."""
+
+    def warm_up(self) -> None:
+        time.sleep(1.0)
+
+
+async def test_a_signal_while_the_model_loads_is_no_failure() -> None:
+    config = ServerConfig(port=0, drain_s=1.0)
+    gateway = Gateway([AsyncPool(backend="local", engine_factory=partial(SlowToLoad, {}, WORDS))], config)
+    server = Server(gateway)
+    running = asyncio.create_task(server.run())
+    await eventually(lambda: gateway._starting is not None)
+    server.stop()
+    await asyncio.wait_for(running, 20)
+    assert not gateway.ready.is_set()
 
 
 async def test_a_taken_port_is_told(here: Served) -> None:

@@ -224,10 +224,55 @@ async def test_a_websocket_to_nowhere_is_not_found_rather_than_forbidden(
 
 
 async def test_a_connection_without_a_request_ends(here: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ray_whisper_streaming.server.sockets.FIRST_REQUEST_S", 0.2)
+    monkeypatch.setattr("ray_whisper_streaming.server.sockets.HEAD_S", 0.2)
     began = time.monotonic()
     assert await raw(here, b"GET / HT") == b""
     assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("received", [b"", b"--x\r\n"])
+async def test_a_request_without_its_body_ends(
+    here: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, received: bytes
+) -> None:
+    monkeypatch.setattr("ray_whisper_streaming.server.sockets.BODY_PAUSE_S", 0.3)
+    head = b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n"
+    head += b"Content-Type: multipart/form-data; boundary=x\r\n\r\n"
+    assert await raw(here, head + received) == b""
+    await asyncio.sleep(0.1)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+async def test_the_head_of_a_second_request_has_its_time_once(
+    here: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray_whisper_streaming.server.sockets.HEAD_S", 1.0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", here.server.port)
+    writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert b"200" in await reader.readline()
+
+    async def go_on() -> None:
+        for byte in b"GET /healthz HTTP/1.1\r\n" + b"X: x\r\n" * 100:
+            writer.write(bytes([byte]))
+            await asyncio.sleep(0.1)
+
+    going_on = asyncio.create_task(go_on())
+    with contextlib.suppress(ConnectionError):
+        await asyncio.wait_for(reader.read(), 10)
+    going_on.cancel()
+    writer.close()
+
+
+async def test_a_slow_body_is_waited_for(here: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray_whisper_streaming.server.sockets.HEAD_S", 0.5)
+    monkeypatch.setattr("ray_whisper_streaming.server.sockets.BODY_PAUSE_S", 3.0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", here.server.port)
+    writer.write(b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n")
+    writer.write(b"Content-Type: multipart/form-data; boundary=x\r\n\r\n")
+    for byte in b"1234567890":
+        writer.write(bytes([byte]))
+        await asyncio.sleep(0.4)
+    assert b"400" in await asyncio.wait_for(reader.readline(), 10)
+    writer.close()
 
 
 async def test_a_client_that_vanishes_in_the_middle_of_a_job() -> None:
@@ -286,6 +331,39 @@ async def test_a_client_that_sends_faster_than_it_can_be_decoded_is_slowed_down(
             (running,) = here.gateway.sessions.values()
             assert running.received_s <= 121
             assert not sending.done()
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+            client.socket.transport.abort()
+        await eventually(lambda: not here.gateway.sessions)
+
+
+async def test_a_client_that_is_not_read_is_not_taken_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its answers to pings wait behind its audio."""
+    monkeypatch.setattr("ray_whisper_streaming.server.serving.PING_S", 0.3)
+    monkeypatch.setattr("ray_whisper_streaming.server.sockets.LINGER_S", 0.3)
+    async with served(latency_s=0.5) as here:
+        async with session(here.ws, {"ping_interval": None}) as client:
+            sending = asyncio.create_task(client.send(bytes(16_000 * 2 * 600)))
+            await asyncio.sleep(3.0)
+            assert client.closing == (None, None)
+            assert not sending.done()
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+            client.socket.transport.abort()
+        await eventually(lambda: not here.gateway.sessions)
+
+
+async def test_a_client_that_is_not_read_is_not_idle() -> None:
+    async with served(latency_s=0.5) as here:
+        async with session(here.ws) as client:
+            sending = asyncio.create_task(client.send(bytes(16_000 * 2 * 600), packet=640_000))
+            (running,) = here.gateway.sessions.values()
+            await eventually(lambda: running._inbox_bytes > running._inbox_limit)
+            running.heard_at -= 1000
+            long_ago = running.heard_at
+            here.gateway._enforce_limits()
+            assert running.ending is None
+            await eventually(lambda: running.heard_at > long_ago + 900)  # once there is room again
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
             client.socket.transport.abort()
@@ -378,6 +456,33 @@ async def test_tokens_make_no_tokens(guarded: tuple[Served, str]) -> None:
     token = (await fetch(here.http + "/v1/tokens", b"", Authorization=f"Bearer {key}")).json()["token"]
     assert (await fetch(here.http + "/v1/tokens", b"", Authorization=f"Bearer {token}")).status == 401
     assert (await fetch(here.http + "/v1/tokens", b"")).status == 401
+
+
+async def test_a_revoked_key_ends_its_session_and_opens_none(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    content = KeyFile.read(path)
+    key, other = content.create("lost", time.time()), content.create("other", time.time())
+    content.write(path)
+    audio = base64.b64encode(PCM).decode()
+    async with (
+        served(keys_file=str(path)) as here,
+        session(here.ws, bearer(other)) as witness,
+        connected(here.ws, "/v1/realtime", **bearer(key)) as waiting,
+        session(here.ws, bearer(key)) as running,
+    ):
+        await running.send(PCM)
+        content.revoke(key.split("_")[1], time.time())
+        content.write(path)
+        events = await running.hear_all()
+        assert [event["code"] for event in of_kind(events, "error")] == ["unauthorized"]
+        assert text_of(events) == TEXT
+        assert running.closing == (1008, "unauthorized")
+        await waiting.socket.send(json.dumps({"type": "input_audio_buffer.append", "audio": audio}))
+        assert (await waiting.hear_all())[-1]["error"]["code"] == "unauthorized"
+        assert waiting.closing == (1008, "unauthorized")
+        await witness.send(PCM)
+        await witness.say("close")
+        assert text_of(await witness.hear_all()) == TEXT
 
 
 async def test_limits_of_a_key_come_with_a_hint(guarded: tuple[Served, str]) -> None:

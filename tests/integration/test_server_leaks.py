@@ -104,7 +104,7 @@ def test_a_thousand_clients_leave_nothing() -> None:
 def receive_a_thousand_clients() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ray_whisper_streaming.server.sockets.LINGER_S", 0.5)
-        patch.setattr("ray_whisper_streaming.server.sockets.FIRST_REQUEST_S", 5.0)
+        patch.setattr("ray_whisper_streaming.server.sockets.HEAD_S", 5.0)
         asyncio.run(count_what_stays())
 
 

@@ -137,7 +137,8 @@ class Draining:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
-    """The server ends the session: ``"idle"``, ``"session_limit"``, ``"audio_quota"`` or ``"draining"``.
+    """The server ends the session: ``"idle"``, ``"session_limit"``, ``"audio_quota"``, ``"unauthorized"`` (the key was
+    revoked or has expired) or ``"draining"``.
 
     The words of what it received follow.
     """

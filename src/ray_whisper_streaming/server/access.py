@@ -125,6 +125,10 @@ class Access:
             key, session_id = self.keyring.check(credential.text), None
         return Principal(name=key.name, tenant=key.key_id, limits=key.limits, session_id=session_id)
 
+    def holds(self, principal: Principal) -> bool:
+        """Whether the key is still good with which somebody came in, maybe long ago."""
+        return self.keyring is None or not principal.tenant or self.keyring.holds(principal.tenant)
+
     def _check_origin(self, connection: HTTPConnection) -> None:
         """Pages of other sites may not use the keyless server of whoever looks at them."""
         origin = connection.headers.get("origin")

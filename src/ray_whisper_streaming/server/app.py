@@ -45,7 +45,7 @@ from contextlib import asynccontextmanager
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import HTTPConnection, Request
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket
@@ -57,6 +57,9 @@ from ray_whisper_streaming.server.refusal import Refusal
 from ray_whisper_streaming.server.strays import nothing_here, websocket_wanted
 
 __all__ = ["create_app", "gateway_of", "routes"]
+
+CLIENT_GONE = 499
+"""No status of HTTP: nobody gets it."""
 
 
 def routes() -> list[BaseRoute]:
@@ -108,7 +111,7 @@ def create_app(gateway: Gateway, extra_routes: Sequence[BaseRoute] = ()) -> Star
         routes=[*extra_routes, *routes()],
         middleware=_cross_origin(gateway.config.allowed_origins),
         lifespan=lifespan,
-        exception_handlers={Refusal: _answer_refusal},
+        exception_handlers={Refusal: _answer_refusal, ClientDisconnect: _answer_nobody},
     )
     app.state.gateway = gateway
     return app
@@ -137,3 +140,8 @@ def gateway_of(connection: HTTPConnection) -> Gateway:
 def _answer_refusal(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refusal)
     return error.response()
+
+
+def _answer_nobody(_request: Request, _error: Exception) -> Response:
+    """The rest of the body will not come: nothing to log as an error."""
+    return Response(status_code=CLIENT_GONE)

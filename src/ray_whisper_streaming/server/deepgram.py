@@ -93,6 +93,7 @@ class _Conversation:
             except ProtocolError as error:
                 self._refuse_audio(error)
             self._reader.wake()
+            await self._reader.caught_up()
 
     async def write(self) -> None:
         """Tell events and answers, until there is nothing more to come."""

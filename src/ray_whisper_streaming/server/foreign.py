@@ -15,6 +15,9 @@ __all__ = ["Batch", "EventReader", "session_audio"]
 Batch = list[tuple[int, SessionEvent]]
 """Events with their channels."""
 
+MAX_UNANSWERED = 100
+"""Messages of a client whose answers may wait: of one that doesn't read, no more are taken then."""
+
 
 def session_audio(audio: actions.AudioFormat) -> AudioFormat:
     """The audio of a session, as a protocol names it."""
@@ -31,15 +34,26 @@ class EventReader:
 
     def __init__(self) -> None:
         self._woken = asyncio.Event()
+        self._slept = asyncio.Event()
+        self._wakings = 0
 
     def wake(self) -> None:
         """Have the next batch come at once, be it empty."""
+        self._wakings += 1
         self._woken.set()
 
     async def wait(self) -> None:
         """Wait to be woken."""
         await self._woken.wait()
         self._woken.clear()
+        self._wakings = 0
+        self._slept.set()
+
+    async def caught_up(self) -> None:
+        """Wait while it was woken too often since it last looked: what it is to tell isn't read."""
+        while self._wakings > MAX_UNANSWERED:
+            self._slept.clear()
+            await self._slept.wait()
 
     async def batches(self, session: Session, tick_s: float | None = None) -> AsyncIterator[Batch]:
         """Batches until the session's last event; every ``tick_s`` seconds at least, then maybe empty ones."""

@@ -127,7 +127,7 @@ class Gateway:
             place: the lease of a session that this one goes on for; it is passed on.
 
         Raises:
-            Refusal: see `Admission.admit`, or `Lease.pass_on`.
+            Refusal: see `Admission.admit`, or `Lease.pass_on`; or ``unauthorized``, as the key is no longer good.
             ConfigurationError: the model is not served here, or can't do what the options want.
         """
         options, audio = options or StreamOptions(), audio or AudioFormat()
@@ -135,6 +135,8 @@ class Gateway:
         model.check(options)
         if principal.session_id is not None:
             raise self._refused(Refusal("forbidden", "this token is for following a session"))
+        if not self.access.holds(principal):
+            raise self._refused(Refusal("unauthorized", "the API key was revoked or has expired"))
         if not model.is_loaded:
             if place is None:
                 self._count_refusal(lambda: self.admission.check(principal, [model.room], audio.streams))
@@ -301,7 +303,9 @@ class Gateway:
         now, config = self.clock(), self.config
         for session in list(self.sessions.values()):
             session.look()
-            if now - session.heard_at > config.idle_s:
+            if not self.access.holds(session.lease.principal):
+                session.end("unauthorized")
+            elif session.silent_s > config.idle_s:
                 session.end("idle")
             elif now - session.opened_at > config.session_s:
                 session.end("session_limit")

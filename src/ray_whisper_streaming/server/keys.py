@@ -180,6 +180,12 @@ class Keyring:
             raise Refusal("unauthorized", "the API key is unknown, expired or revoked")
         return key
 
+    def holds(self, key_id: str) -> bool:
+        """Whether a key that was good once still is."""
+        self._follow()
+        key = self._keys.get(key_id)
+        return key is not None and key.is_valid(self._clock())
+
     def make_token(self, key_id: str, life_s: float, session_id: str | None = None) -> tuple[str, float]:
         """A client token in the name of a key, and when it expires (seconds since 1970)."""
         expires_at = self._clock() + life_s

@@ -281,6 +281,7 @@ ENDINGS = {
     "session_limit": "the session has lasted as long as sessions may",
     "audio_quota": "the audio that this key may send is used up",
     "draining": "the server is going down",
+    "unauthorized": "the API key was revoked or has expired",
     "abandoned": "the client did not come back",
 }
 """What clients are told when the server ends their session; for a container that can't be read they were told why."""

@@ -143,6 +143,7 @@ class _Conversation:
                 self._session.touch()
             self._protocol.receive_message(message)
             self._reader.wake()
+            await self._reader.caught_up()
             await self._act()
 
     async def write(self) -> None:

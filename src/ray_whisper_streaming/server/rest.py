@@ -235,6 +235,8 @@ def _ended(reason: str) -> _Failed:
     """The server ends a session before its end: half a transcript must not look like a whole one."""
     if reason == "audio_quota":
         return _Failed(429, "the audio that this key may send is used up", code=reason)
+    if reason == "unauthorized":
+        return _Failed(401, "the API key was revoked or has expired", code=reason)
     if reason == "draining":
         return _Failed(503, "the server is going down", code=reason)
     return _Failed(400, "the recording takes longer than sessions may last", code=reason)

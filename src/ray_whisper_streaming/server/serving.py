@@ -138,7 +138,7 @@ class Server:
         getting_ready = asyncio.create_task(self._get_ready(on_ready))
         try:
             await asyncio.wait((serving, getting_ready), return_when=asyncio.FIRST_COMPLETED)
-            if getting_ready.done():
+            if getting_ready.done() and self._stopping is None:  # told to stop, it was cut short: no failure
                 getting_ready.result()
             await serving
         finally:

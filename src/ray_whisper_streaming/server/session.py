@@ -62,7 +62,8 @@ class Draining:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """The server ends the session: ``reason`` is ``"idle"``, ``"session_limit"``, ``"audio_quota"`` or ``"draining"``.
+    """The server ends the session: ``reason`` is ``"idle"``, ``"session_limit"``, ``"audio_quota"``,
+    ``"unauthorized"`` or ``"draining"``.
 
     Audio that came before is still decoded; the streams' last events follow.
     """
@@ -291,6 +292,11 @@ class Session:
         return self._live and self.received_s <= self._clock() - self.opened_at + LIVE_SLACK_S
 
     @property
+    def silent_s(self) -> float:
+        """Seconds since the client was heard; 0 while `push` waits for room, as nothing more is read from it then."""
+        return 0.0 if self._inbox_bytes > self._inbox_limit else self._clock() - self.heard_at
+
+    @property
     def closed(self) -> bool:
         """Whether `aclose` was called."""
         return self._closed
@@ -392,6 +398,8 @@ class Session:
             if self._ends and self._ends[-1][1] == self.received_s:
                 self._ends.pop()  # nothing came out of the pushes since
             self._ends.append((self._pushes_taken, self.received_s))
+        if self._inbox_bytes > self._inbox_limit:
+            self.touch()  # from here on it can be heard again
         self._inbox_bytes = sum(len(item) for item in self._inbox if isinstance(item, bytes))
         self._room.set()
         if self._inbox and not self._closed:

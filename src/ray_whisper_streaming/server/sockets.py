@@ -8,6 +8,7 @@ import asyncio
 from asyncio.transports import BaseTransport
 from typing import Any
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.speedups import apply_mask
@@ -16,8 +17,11 @@ from ray_whisper_streaming.server.peer import MORE
 
 __all__ = ["Http", "WebSockets"]
 
-FIRST_REQUEST_S = 10.0
-"""How long a new connection may take to send a request's head."""
+HEAD_S = 10.0
+"""How long a request's head may take, from the beginning of the connection or the last answer on."""
+
+BODY_PAUSE_S = 30.0
+"""How long nothing may come of a request's body."""
 
 LINGER_S = 5.0
 """How long what was written last may take to be read, after all is said."""
@@ -41,14 +45,25 @@ SHORTEST_HEAD, MASK_BYTES = 2, 4
 
 
 class Http(H11Protocol):
-    """Ends connections that send no request."""
+    """Ends connections whose next request does not come, in whole or in part."""
 
     _deadline: asyncio.TimerHandle | None = None
+    _awaited: object = None
 
     def connection_made(self, transport: BaseTransport) -> None:  # type: ignore[override]
         """See `asyncio.Protocol`."""
         super().connection_made(transport)  # pyright: ignore[reportArgumentType]
-        self._deadline = self.loop.call_later(FIRST_REQUEST_S, self._end_silence)
+        self._set_deadline()
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        super().data_received(data)
+        self._set_deadline()
+
+    def on_response_complete(self) -> None:
+        """A request was answered: the next one may come, or the rest of this one."""
+        super().on_response_complete()
+        self._set_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.Protocol`."""
@@ -56,10 +71,24 @@ class Http(H11Protocol):
             self._deadline.cancel()
         super().connection_lost(exc)
 
-    def _end_silence(self) -> None:
+    def _set_deadline(self) -> None:
+        """For what the client owes now. A head has its time once, however often a byte of it comes."""
         # After an upgrade to a WebSocket the transport is no longer this protocol's.
-        silent = self.cycle is None  # pyright: ignore[reportUnnecessaryComparison]
-        if silent and not self.transport.is_closing() and self.transport.get_protocol() is self:
+        awaited = self.conn.their_state if self.transport.get_protocol() is self else None
+        if awaited is self._awaited is h11.IDLE:
+            return
+        self._awaited = awaited
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        if awaited is h11.IDLE or awaited is h11.SEND_BODY:
+            within_s = HEAD_S if awaited is h11.IDLE else BODY_PAUSE_S
+            self._deadline = self.loop.call_later(within_s, self._end_waiting)
+
+    def _end_waiting(self) -> None:
+        if self._awaited is h11.SEND_BODY and self.flow.read_paused:
+            self._set_deadline()  # it is the endpoint that takes its time
+        else:
             self.transport.close()
 
 
@@ -76,9 +105,11 @@ class WebSockets(WebSocketsSansIOProtocol):
     _in_fragments = False
     _rest = b""
     _resting: asyncio.TimerHandle | None = None
+    _heard_at = 0.0
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
+        self._heard_at = self.loop.time()
         if not self._shortcut or not self.handshake_complete:
             # Whoever sends frames before the handshake is answered has the parser in an unknown place.
             self._shortcut = self._shortcut and not self._requested
@@ -110,7 +141,13 @@ class WebSockets(WebSocketsSansIOProtocol):
         self._end_soon()
 
     def keepalive_timeout(self) -> None:
-        """The peer did not answer a ping."""
+        """The peer did not answer a ping. While it is not read, or says other things, the answer may be behind them."""
+        assert self.ping_timeout is not None
+        heard_at = self.loop.time() if self.read_paused else self._heard_at
+        rest_s = heard_at + self.ping_timeout - self.loop.time()
+        if rest_s > 0:
+            self.pong_timer = self.loop.call_later(rest_s, self.keepalive_timeout)
+            return
         super().keepalive_timeout()
         self._end_soon()
 
