@@ -57,19 +57,20 @@ def decode_file(
     Args:
         file: path or binary file; any container and codec that FFmpeg knows.
         channel: take this channel alone, from 0; None mixes all.
-        untrusted: it was sent by somebody: only `SAFE_FORMATS`.
+        untrusted: it was sent by somebody: only `SAFE_FORMATS`, and no WAV that is shorter than it says.
 
     Yields:
         int16 mono 16 kHz, shape (n,), as long as FFmpeg's frames are.
 
     Raises:
-        AudioError: no audio stream in it, damaged, a WAV that is shorter than it says, or not to be read.
+        AudioError: no audio stream in it, damaged, or not to be read.
     """
     path = os.fspath(cast("os.PathLike[str]", file)) if isinstance(file, (str, os.PathLike)) else None
     name = "the input" if path is None else os.path.basename(path)
     options = {"format_whitelist": SAFE_FORMATS} if untrusted else {}
     try:
-        _check_whole(file, name)
+        if untrusted:
+            _check_whole(file, name)
         opened: Any = av.open(path or file, "r", options=options)
         with opened as container:
             if not container.streams.audio:
@@ -91,16 +92,12 @@ def decode_file(
 def _check_whole(file: AudioFile, name: str) -> None:
     """Refuse a WAV whose end was lost on the way: FFmpeg takes what is there for all of it."""
     if isinstance(file, (str, os.PathLike)):
-        if os.path.isfile(file):
-            with open(file, "rb") as opened:
-                _check_wav(opened, name)
-        return
-    try:
+        with open(file, "rb") as opened:
+            _check_wav(opened, name)
+    else:
         begin = file.tell()
-    except (AttributeError, OSError):
-        return  # a pipe
-    _check_wav(file, name)
-    file.seek(begin)
+        _check_wav(file, name)
+        file.seek(begin)
 
 
 def _check_wav(file: BinaryIO, name: str) -> None:

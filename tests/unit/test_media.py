@@ -160,18 +160,20 @@ def test_files_that_hold_no_audio(tmp_path: Path) -> None:
             list(decode_file(path))
 
 
-def test_a_wav_that_is_cut_off_is_refused(tmp_path: Path) -> None:
+def test_a_wav_that_was_cut_off_on_its_way_is_refused(tmp_path: Path) -> None:
     whole = wav(tmp_path / "whole.wav", 16_000, tone(16_000)[:, None]).read_bytes()
     with_list = whole[:12] + b"LIST\x05\0\0\0INFO\0\0" + whole[12:]  # an odd length is filled up
     for content in (whole[: len(whole) // 2], with_list[: len(with_list) // 2]):
         (tmp_path / "half.wav").write_bytes(content)
         for file in (tmp_path / "half.wav", io.BytesIO(content)):
             with pytest.raises(AudioError, match="cut off"):
-                next(decode_file(file))
+                next(decode_file(file, untrusted=True))
+        # One's own recording may be all there is.
+        assert 7_900 <= sum(map(len, decode_file(tmp_path / "half.wav"))) <= 8_000
     behind = io.BytesIO(b"other" + whole)
     behind.seek(5)
     for file in (io.BytesIO(with_list), io.BytesIO(whole[:-500]), behind):
-        assert sum(map(len, decode_file(file))) >= 15_700
+        assert sum(map(len, decode_file(file, untrusted=True))) >= 15_700
 
 
 @pytest.mark.parametrize("size", [0, 0x7FFFFFFF, 0x7FFFFFFF - 36, 0x80000000, 0xFFFFFFFF, 0xFFFFFFFF - 36])
@@ -179,7 +181,7 @@ def test_a_wav_of_who_could_not_tell_its_length_is_read(tmp_path: Path, size: in
     whole = wav(tmp_path / "whole.wav", 16_000, tone(16_000)[:, None]).read_bytes()
     at = whole.index(b"data") + 4
     streamed = whole[:at] + size.to_bytes(4, "little") + whole[at + 4 :]
-    assert sum(map(len, decode_file(io.BytesIO(streamed)))) == 16_000
+    assert sum(map(len, decode_file(io.BytesIO(streamed), untrusted=True))) == 16_000
 
 
 def test_what_was_sent_by_somebody_opens_no_other_file(
