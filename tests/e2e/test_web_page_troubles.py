@@ -160,6 +160,12 @@ globalThis.connect = async () => {
 """
 
 
+async def open_with_fake_sockets(page: Page, here: Served) -> None:
+    await page.open(here.http + "/")
+    await page.run(SKEWED)
+    await page.run(FAKE_SOCKETS)
+
+
 @pytest.mark.parametrize("message_bytes", [1024, 65_536])
 async def test_a_hidden_page_catches_up_within_the_server_s_limit(
     chromium: Browser, message_bytes: int
@@ -195,9 +201,7 @@ async def test_a_recording_goes_on_where_a_sleeping_machine_left_it(chromium: Br
 
 async def test_a_session_gone_while_the_machine_slept_loses_and_doubles_no_sound(chromium: Browser) -> None:
     async with served() as here, chromium.page() as page:
-        await page.open(here.http + "/")
-        await page.run(SKEWED)
-        await page.run(FAKE_SOCKETS)
+        await open_with_fake_sockets(page, here)
         await page.run("""(async () => {
             const connection = await connect();
             let next = 0;
@@ -228,9 +232,7 @@ async def test_a_session_gone_while_the_machine_slept_loses_and_doubles_no_sound
 async def test_what_was_sent_just_now_is_not_taken_for_stuck(chromium: Browser) -> None:
     """The server had nothing to say for a minute, and the timers of a hidden page come together."""
     async with served() as here, chromium.page() as page:
-        await page.open(here.http + "/")
-        await page.run(SKEWED)
-        await page.run(FAKE_SOCKETS)
+        await open_with_fake_sockets(page, here)
         await page.run("""(async () => {
             const connection = await connect();
             sockets[0].begin();

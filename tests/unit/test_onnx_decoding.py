@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,6 +80,19 @@ def decode(
     )
 
 
+def together_and_alone(
+    decoder: Decoder, windows: CrossCache, asked: Sequence[Request], order: Random, **how: Any
+) -> list[tuple[Transcript, Transcript]]:
+    """Of each request what comes of it in a batch of all, whose order is another, and by itself."""
+    rows = list(range(len(asked)))
+    order.shuffle(rows)
+    together = decode(decoder, windows, rows, [asked[row] for row in rows], **how)
+    return [
+        (together[rows.index(row)], decode(decoder, windows, [row], [request], **how)[0])
+        for row, request in enumerate(asked)
+    ]
+
+
 def test_the_encoder_gives_keys_and_values_of_each_window():
     generator = np.random.default_rng(3)
     mels = [generator.normal(size=(BANDS, length)).astype(np.float32) for length in (FRAMES - 8, FRAMES, 14)]
@@ -144,11 +159,7 @@ def test_ragged_batches_are_decoded_like_whole_forward_passes(
 def test_in_8_bits_too_each_row_is_the_same_alone_and_in_any_batch(
     decoder_in_bytes: Decoder, windows: CrossCache, asked: list[Request], order
 ):
-    rows = list(range(len(asked)))
-    order.shuffle(rows)
-    together = decode(decoder_in_bytes, windows, rows, [asked[row] for row in rows])
-    for row, transcript in zip(rows, together, strict=True):
-        [alone] = decode(decoder_in_bytes, windows, [row], [asked[row]])
+    for transcript, alone in together_and_alone(decoder_in_bytes, windows, asked, order):
         assert transcript.tokens == alone.tokens
         assert transcript.finished == alone.finished
         np.testing.assert_allclose(transcript.probabilities, alone.probabilities, atol=1e-4)
@@ -172,11 +183,7 @@ def test_beams_are_those_of_a_search_with_whole_forward_passes(
 def test_beams_of_a_row_are_the_same_alone_and_in_any_batch(
     decoder_in_bytes: Decoder, windows: CrossCache, asked: list[Request], order
 ):
-    rows = list(range(len(asked)))
-    order.shuffle(rows)
-    together = decode(decoder_in_bytes, windows, rows, [asked[row] for row in rows], beam_size=3)
-    for row, transcript in zip(rows, together, strict=True):
-        [alone] = decode(decoder_in_bytes, windows, [row], [asked[row]], beam_size=3)
+    for transcript, alone in together_and_alone(decoder_in_bytes, windows, asked, order, beam_size=3):
         assert transcript.tokens == alone.tokens
         assert transcript.finished == alone.finished
         np.testing.assert_allclose(transcript.probabilities, alone.probabilities, atol=1e-4)
@@ -187,12 +194,9 @@ def test_beams_of_a_row_are_the_same_alone_and_in_any_batch(
 def test_samples_of_a_row_are_the_same_alone_and_in_any_batch_and_attend_as_one_forward_pass_does(
     decoder: Decoder, windows: CrossCache, asked: list[Request], order
 ):
-    rows = list(range(len(asked)))
-    order.shuffle(rows)
     seeded = [replace(request, seed=row) for row, request in enumerate(asked)]
-    together = decode(decoder, windows, rows, [seeded[row] for row in rows], beam_size=5, temperature=1.0)
-    for row, transcript in zip(rows, together, strict=True):
-        [alone] = decode(decoder, windows, [row], [seeded[row]], beam_size=5, temperature=1.0)
+    pairs = together_and_alone(decoder, windows, seeded, order, beam_size=5, temperature=1.0)
+    for row, (transcript, alone) in enumerate(pairs):
         assert transcript.tokens == alone.tokens
         assert transcript.path == alone.path
         check_transcript(transcript, asked[row], HEARD[row], row)

@@ -70,6 +70,21 @@ class Request:
     max_tokens: int
     seed: int = 0
 
+    @classmethod
+    def of_batch(
+        cls,
+        start_of_transcript: int,
+        prompts: Sequence[Sequence[int]],
+        prefixes: Sequence[Sequence[int]],
+        max_tokens: Sequence[int],
+        seeds: Sequence[int],
+    ) -> list[Request]:
+        """One a row, whose prompt holds the token ``start_of_transcript``."""
+        return [
+            cls(prompt, list(prompt).index(start_of_transcript), prefix, cap, seed)
+            for prompt, prefix, cap, seed in zip(prompts, prefixes, max_tokens, seeds, strict=True)
+        ]
+
 
 @dataclass(slots=True)
 class Transcript:

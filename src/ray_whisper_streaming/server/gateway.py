@@ -26,7 +26,7 @@ from ray_whisper_streaming.server.keys import Keyring
 from ray_whisper_streaming.server.metrics import Metrics
 from ray_whisper_streaming.server.models import Models, ServedModel
 from ray_whisper_streaming.server.refusal import Refusal
-from ray_whisper_streaming.server.session import Draining, Session
+from ray_whisper_streaming.server.session import ENDINGS, Draining, Session
 from ray_whisper_streaming.server.status import StatusLog
 
 __all__ = ["Gateway"]
@@ -136,7 +136,7 @@ class Gateway:
         if principal.session_id is not None:
             raise self._refused(Refusal("forbidden", "this token is for following a session"))
         if not self.access.holds(principal):
-            raise self._refused(Refusal("unauthorized", "the API key was revoked or has expired"))
+            raise self._refused(Refusal("unauthorized", ENDINGS["unauthorized"]))
         if not model.is_loaded:
             if place is None:
                 self._count_refusal(lambda: self.admission.check(principal, [model.room], audio.streams))

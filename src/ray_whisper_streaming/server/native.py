@@ -16,6 +16,7 @@ from ray_whisper_streaming.server.gateway import Gateway
 from ray_whisper_streaming.server.peer import Peer, PeerGone, side_by_side
 from ray_whisper_streaming.server.refusal import POLICY_VIOLATION, SERVICE_RESTART, Refusal, refuse_websocket
 from ray_whisper_streaming.server.session import (
+    ENDINGS,
     AudioRejected,
     Draining,
     Ending,
@@ -274,17 +275,6 @@ class Conversation:
         if self._grace is not None:
             self._grace.cancel()
             self._grace = None
-
-
-ENDINGS = {
-    "idle": "nothing came for too long",
-    "session_limit": "the session has lasted as long as sessions may",
-    "audio_quota": "the audio that this key may send is used up",
-    "draining": "the server is going down",
-    "unauthorized": "the API key was revoked or has expired",
-    "abandoned": "the client did not come back",
-}
-"""What clients are told when the server ends their session; for a container that can't be read they were told why."""
 
 
 async def _begin(gateway: Gateway, principal: Principal, peer: Peer) -> tuple[Conversation, int | None]:

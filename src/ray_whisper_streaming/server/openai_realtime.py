@@ -22,7 +22,15 @@ from ray_whisper_streaming.server.openai_errors import error_response, refusal_r
 from ray_whisper_streaming.server.openai_secrets import join_secret, split_secret
 from ray_whisper_streaming.server.peer import Peer, PeerGone, side_by_side
 from ray_whisper_streaming.server.refusal import POLICY_VIOLATION, SERVICE_RESTART, Refusal, refuse_websocket
-from ray_whisper_streaming.server.session import AudioRejected, Draining, Ending, Lagging, Progress, Session
+from ray_whisper_streaming.server.session import (
+    ENDINGS,
+    AudioRejected,
+    Draining,
+    Ending,
+    Lagging,
+    Progress,
+    Session,
+)
 from ray_whisper_streaming.server.tokens import TOKEN_PREFIX
 from ray_whisper_streaming.wire.actions import FeedAudio, FlushStream, OpenStream
 from ray_whisper_streaming.wire.openai_common import BadParameter, is_foreign_model
@@ -45,13 +53,12 @@ MIN_SECRET_S, MAX_SECRET_S, DEFAULT_SECRET_S = 10, 7200, 600
 """The life of a client secret: the protocol's own limits and default."""
 
 INTERNAL_ERROR = 1011
-ENDINGS = {
-    "idle": ("idle_timeout", "nothing came for too long", POLICY_VIOLATION),
-    "session_limit": ("session_expired", "the session has lasted as long as sessions may", POLICY_VIOLATION),
-    "audio_quota": ("audio_quota", "the audio that this key may send is used up", POLICY_VIOLATION),
-    "draining": ("server_draining", "the server is going down", SERVICE_RESTART),
+ENDING_CODES = {
+    "idle": ("idle_timeout", POLICY_VIOLATION),
+    "session_limit": ("session_expired", POLICY_VIOLATION),
+    "draining": ("server_draining", SERVICE_RESTART),
 }
-"""Error code, message and close code, by why the server ended the session."""
+"""Error code and close code, by why the server ended the session."""
 
 
 async def realtime(websocket: WebSocket) -> None:
@@ -136,7 +143,7 @@ class _Conversation:
             except asyncio.TimeoutError:
                 if self._session is not None:
                     continue  # the gateway watches over it
-                self._ended = ENDINGS["idle"]
+                self._ended = _ending("idle")
                 self._reader.wake()
                 return
             if self._session is not None:
@@ -227,8 +234,7 @@ class _Conversation:
                         str(event.error), code="invalid_value", kind="invalid_request_error", param="audio"
                     )
                 case Ending():
-                    unknown = (event.reason, "the server ends the session", POLICY_VIOLATION)
-                    self._ended = ENDINGS.get(event.reason, unknown)
+                    self._ended = _ending(event.reason)
                 case Draining() | Progress() | Lagging():
                     pass  # the protocol has no word for it
                 case _:
@@ -237,6 +243,12 @@ class _Conversation:
     async def _tell(self) -> None:
         for message in self._protocol.messages():
             await self._peer.send(message)
+
+
+def _ending(reason: str) -> tuple[str, str, int]:
+    """Error code, message and close code."""
+    code, close_code = ENDING_CODES.get(reason, (reason, POLICY_VIOLATION))
+    return code, ENDINGS.get(reason, "the server ends the session"), close_code
 
 
 def _first_config(gateway: Gateway, websocket: WebSocket, given: object) -> SessionConfig:

@@ -28,7 +28,7 @@ from ray_whisper_streaming.server.access import Principal
 from ray_whisper_streaming.server.gateway import Gateway
 from ray_whisper_streaming.server.openai_errors import error_body, error_response, refusal_response
 from ray_whisper_streaming.server.refusal import Refusal
-from ray_whisper_streaming.server.session import Ending, Session
+from ray_whisper_streaming.server.session import ENDINGS, Ending, Session
 from ray_whisper_streaming.subtitles import make_cues, to_srt, to_vtt
 from ray_whisper_streaming.wire.openai_common import BadParameter, logprobs
 from ray_whisper_streaming.wire.openai_rest import (
@@ -234,11 +234,11 @@ async def _pulse(session: Session, every_s: float) -> None:
 def _ended(reason: str) -> _Failed:
     """The server ends a session before its end: half a transcript must not look like a whole one."""
     if reason == "audio_quota":
-        return _Failed(429, "the audio that this key may send is used up", code=reason)
+        return _Failed(429, ENDINGS[reason], code=reason)
     if reason == "unauthorized":
-        return _Failed(401, "the API key was revoked or has expired", code=reason)
+        return _Failed(401, ENDINGS[reason], code=reason)
     if reason == "draining":
-        return _Failed(503, "the server is going down", code=reason)
+        return _Failed(503, ENDINGS[reason], code=reason)
     return _Failed(400, "the recording takes longer than sessions may last", code=reason)
 
 

@@ -18,7 +18,17 @@ from ray_whisper_streaming.server.admission import Lease
 from ray_whisper_streaming.server.audio import AudioFormat, Decoder
 from ray_whisper_streaming.server.intake import AudioIntake, Decoded, Finish, Flush, Received
 
-__all__ = ["AudioRejected", "Draining", "Ending", "Lagging", "Notice", "Progress", "Session", "SessionEvent"]
+__all__ = [
+    "ENDINGS",
+    "AudioRejected",
+    "Draining",
+    "Ending",
+    "Lagging",
+    "Notice",
+    "Progress",
+    "Session",
+    "SessionEvent",
+]
 
 INBOX_S = 2.0
 """Audio a session may have waiting for the intake; then its socket is not read, and TCP slows the client down."""
@@ -58,6 +68,17 @@ class Draining:
     """The server is going down in ``within_s`` seconds: finish, or go on elsewhere."""
 
     within_s: float
+
+
+ENDINGS = {
+    "idle": "nothing came for too long",
+    "session_limit": "the session has lasted as long as sessions may",
+    "audio_quota": "the audio that this key may send is used up",
+    "draining": "the server is going down",
+    "unauthorized": "the API key was revoked or has expired",
+    "abandoned": "the client did not come back",
+}
+"""Why the server ends a session, and what its client is told; of a container that can't be read it was told why."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,10 +112,7 @@ class OnnxBackend:
         )
         encoded.transcripts = decode_with_beams(
             OnnxSteps(self._decoder, encoded.cross, rules),
-            [
-                Request(prompt, list(prompt).index(start), prefix, cap, seed)
-                for prompt, prefix, cap, seed in zip(prompts, prefixes, max_tokens, seeds, strict=True)
-            ],
+            Request.of_batch(start, prompts, prefixes, max_tokens, seeds),
             beam_size=beam_size,
             end_of_text=rules.end_of_text,
             temperature=temperature,

@@ -156,10 +156,7 @@ class TorchBackend:
         at_once = min(self._cache.slots, self._cache.rows // beam_size)
         if not at_once:
             raise ValueError(f"beam_size is {beam_size}; there is room for {self._cache.rows} beams")
-        requests = [
-            Request(prompt, list(prompt).index(self._start), prefix, cap, seed)
-            for prompt, prefix, cap, seed in zip(prompts, prefixes, max_tokens, seeds, strict=True)
-        ]
+        requests = Request.of_batch(self._start, prompts, prefixes, max_tokens, seeds)
         encoded.transcripts = []
         with self._computing():
             for first in range(0, len(requests), at_once):
