@@ -480,6 +480,8 @@ async def test_a_revoked_key_ends_its_session_and_opens_none(tmp_path: Path) -> 
         await waiting.socket.send(json.dumps({"type": "input_audio_buffer.append", "audio": audio}))
         assert (await waiting.hear_all())[-1]["error"]["code"] == "unauthorized"
         assert waiting.closing == (1008, "unauthorized")
+        metrics = (await fetch(here.http + "/metrics", Authorization=f"Bearer {other}")).body.decode()
+        assert 'refusals_total{code="unauthorized"} 1.0' in metrics  # not opened, and then ended
         await witness.send(PCM)
         await witness.say("close")
         assert text_of(await witness.hear_all()) == TEXT
