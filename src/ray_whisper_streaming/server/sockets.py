@@ -60,11 +60,6 @@ class Http(H11Protocol):
         super().data_received(data)
         self._set_deadline()
 
-    def on_response_complete(self) -> None:
-        """A request was answered: the next one may come, or the rest of this one."""
-        super().on_response_complete()
-        self._set_deadline()
-
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.Protocol`."""
         if self._deadline is not None:
