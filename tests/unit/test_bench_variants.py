@@ -79,8 +79,8 @@ def test_every_field_can_be_given():
 
 class TestInSteps:
     def test_no_interval_holds_a_pass_back(self):
-        assert Variant("", {}).in_steps(1.0).options("en").update_interval_s == 0.4
-        assert Variant("", {}).in_steps(0.5).options("en").update_interval_s == 0.25
+        assert Variant("", {}).in_steps(2.0).options("en").update_interval_s == 0.8
+        assert Variant("", {}).in_steps(0.5).options("en").update_interval_s == 0.45
         assert Variant("", {}).in_steps(0.1).options("en").update_interval_s == 0.1
         assert Variant("", {"update_interval_s": 2.0}).in_steps(0.5).options("en").update_interval_s == 2.0
 

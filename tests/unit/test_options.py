@@ -82,10 +82,12 @@ def test_a_window_can_grow_beyond_its_hard_limit() -> None:
 
 
 def test_passes_further_apart_than_was_asked_for_say_that_the_pool_is_busy() -> None:
-    assert not StreamOptions().busy(0.6)
-    assert StreamOptions().busy(0.7)
-    assert not StreamOptions(update_interval_s=1.0).busy(1.5)
-    assert StreamOptions(update_interval_s=1.0).busy(1.6)
+    assert not StreamOptions().busy(1.1)
+    assert StreamOptions().busy(1.2)
+    assert not StreamOptions(update_interval_s=0.3).busy(0.6)
+    assert StreamOptions(update_interval_s=0.3).busy(0.7)
+    assert not StreamOptions(update_interval_s=1.0).busy(1.3)
+    assert StreamOptions(update_interval_s=1.0).busy(1.5)
     assert not StreamOptions(trimming=TrimmingOptions(busy_after_s=2.0)).busy(1.6)
 
 

@@ -20,11 +20,11 @@ NO_VARIANTS = {"model", "tenant"}
 LIST_SEPARATOR = "+"
 """Between the items of a list; commas are taken."""
 
-STEP_SHARE = 0.5
+STEP_SHARE = 0.9
 LONGEST_INTERVAL_S = StreamOptions().update_interval_s
 SHORTEST_INTERVAL_S = 0.1
-"""Streams that are played in steps ask for a pass in every step: their interval is at most so much of it, and no
-longer or shorter than in life."""
+"""Streams that are played in steps ask for a pass in every step: their interval is at most so much of it (all of it
+would miss steps whose last voice frame is not whole), and no longer or shorter than in life."""
 
 _WORDS_OF_TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 

@@ -50,7 +50,7 @@ PROGRESS_S = 1.0
 
 LAGGING_S, CAUGHT_UP_S = 4.0, 2.0
 """A live session that lags more than the first is told, and told again when it lags less than the second. Without load
-it is the time between two passes and the silence that ends an utterance: 1.3 s."""
+it is the time between two passes and the silence that ends an utterance: 1.6 s."""
 
 LIVE_SLACK_S = 3.0
 """Audio that comes faster than it can be spoken is no live session; buffers on the way may hold so much."""

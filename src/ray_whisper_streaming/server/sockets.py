@@ -32,7 +32,7 @@ to read costs two system calls, which for 20 ms of audio is as much as reading i
 
 REST_PER_CONNECTION_S, REST_RANGE_S = 0.0005, (0.01, 0.1)
 """With many connections a socket is left alone for a while after audio was read from it, so that several packets are
-read at once: waking up for one costs more than what is in it. With 200 it is 100 ms, a fifth of the time between two
+read at once: waking up for one costs more than what is in it. With 200 it is 100 ms, an eighth of the time between two
 passes; with less than 20 nothing."""
 
 # RFC 6455, 5.2
