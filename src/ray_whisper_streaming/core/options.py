@@ -157,7 +157,7 @@ class StreamOptions:
         commit_delay_s: see ``policy``. Smaller: earlier text, more half-heard words.
         agreement_passes: see ``policy``; 2 is LocalAgreement-2 of whisper_streaming.
         update_interval_s: new audio, in seconds, between two passes; up to 1.2 s while the pool is busy. Smaller:
-            words are shown sooner, and more of them are wrong (at 0.4 s about one in a hundred more).
+            words are shown sooner, and more of them are wrong (at 0.4 s up to one in a hundred more).
         voice_activity: listen for voice: silence sends no jobs, and utterances end by themselves.
         endpointing: when speech begins and ends (used with ``voice_activity``).
         trimming: how the window is kept short.
