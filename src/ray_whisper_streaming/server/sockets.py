@@ -18,7 +18,7 @@ from ray_whisper_streaming.server.peer import MORE
 __all__ = ["Http", "WebSockets"]
 
 HEAD_S = 10.0
-"""How long a request's head may take, from the beginning of the connection or the last answer on."""
+"""How long a request's head may take, from the beginning of the connection, or its first byte behind an answer."""
 
 BODY_PAUSE_S = 30.0
 """How long nothing may come of a request's body."""
